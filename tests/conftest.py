@@ -1,0 +1,31 @@
+"""Longest tests first, so that two workers finish together; a last line that counts them."""
+import os
+import sys
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# What takes longest, in this order; everything else keeps its place behind.
+LONGEST = ["test_wheel", "17_pretrain", "15_train", "01_world", "26_cli", "11_vicmae", "05_dataset",
+           "13_features", "02_video", "12_checkpoints", "test_notebooks"]
+
+
+def _rank(item: pytest.Item) -> int:
+    return next((i for i, name in enumerate(LONGEST) if name in item.nodeid), len(LONGEST))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=_rank)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """The very last line: `N passed, N failed`, and `, N skipped` where there are any."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None or hasattr(config, "workerinput") or config.option.collectonly:
+        return
+    count = {kind: len(reporter.stats.get(kind, [])) for kind in
+             ("passed", "xpassed", "failed", "error", "skipped", "xfailed")}
+    skipped = count["skipped"] + count["xfailed"]
+    line = f"{count['passed'] + count['xpassed']} passed, {count['failed'] + count['error']} failed"
+    sys.stderr.flush()
+    print(line + (f", {skipped} skipped" if skipped else ""), flush=True)
