@@ -6,8 +6,8 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # What takes longest, in this order; everything else keeps its place behind.
-LONGEST = ["test_wheel", "17_pretrain", "15_train", "01_world", "26_cli", "11_vicmae", "05_dataset",
-           "13_features", "02_video", "12_checkpoints", "test_notebooks"]
+LONGEST = ["test_wheel", "runs[17_pretrain", "runs[15_train", "runs[08_distributed",
+           "runs[11_vicmae", "runs[13_features", "runs[07_autoencoder", "runs[01_world", "runs["]
 
 
 def _rank(item: pytest.Item) -> int:

@@ -111,10 +111,12 @@ def test_notebooks_are_clean_and_modules_in_step(tmp_path: Path) -> None:
     made, here = [{p.name: p.read_bytes() for p in (base / "vicmae").glob("*.py")}
                   for base in (copy, ROOT)]
     drifted = [name for name in sorted(made.keys() & here.keys()) if made[name] != here[name]]
-    assert not unclean, f"not clean (make notebooks): {unclean}"
-    assert made.keys() - here.keys() == set(), "notebooks whose module is missing: make notebooks"
-    assert here.keys() - made.keys() == set(), "orphans: no notebook writes these modules"
-    assert not drifted, f"out of step with their notebooks (make notebooks): {drifted}"
+    problems = {"notebooks that are not clean": unclean,
+                "modules not exported": sorted(made.keys() - here.keys()),
+                "orphans, which no notebook writes": sorted(here.keys() - made.keys()),
+                "modules out of step with their notebook": drifted}
+    problems = {what: names for what, names in problems.items() if names}
+    assert not problems, f"run `make notebooks`: {problems}"
 
 
 @pytest.mark.parametrize("module", MODULE_SPECS)

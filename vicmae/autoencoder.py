@@ -18,16 +18,18 @@ from .masking import gather_tokens, num_keep, patchify, random_masking, unshuffl
 
 # %% ../nbs/07_autoencoder.ipynb #edcdf92d
 def sincos_position(
-    embed_dim: int,        # D, a multiple of 4
-    grid: int,             # patches a side
-) -> Tensor:               # [1, 1 + grid*grid, D]; the first row, for [CLS], is zero
-    "Fixed 2-D sine-cosine position embedding: column first, then row (layout of the authors' code)."
+    embed_dim: int,  # D, a multiple of 4
+    grid: int,  # patches a side
+) -> Tensor:  # [1, 1 + grid*grid, D]; the first row, for [CLS], is zero
+    "Fixed 2-D sine-cosine position embedding: column first, then row (authors' code)."
     if embed_dim % 4:
-        raise ValueError(f"embed_dim={embed_dim} must be a multiple of 4: sine and cosine, column and row")
+        raise ValueError(
+            f"embed_dim={embed_dim} must be a multiple of 4: sine and cosine, column and row"
+        )
     n = embed_dim // 4
     omega = 10_000.0 ** (-torch.arange(n, dtype=torch.float64) / n)
-    angle = torch.arange(grid, dtype=torch.float64)[:, None] * omega          # [grid, n]
-    place = torch.cat([angle.sin(), angle.cos()], dim=1)                       # [grid, D/2]
+    angle = torch.arange(grid, dtype=torch.float64)[:, None] * omega  # [grid, n]
+    place = torch.cat([angle.sin(), angle.cos()], dim=1)  # [grid, D/2]
     column = place[None].expand(grid, -1, -1)
     row = place[:, None].expand(-1, grid, -1)
     table = torch.cat([column, row], dim=-1).reshape(grid * grid, embed_dim)
@@ -36,17 +38,17 @@ def sincos_position(
 # %% ../nbs/07_autoencoder.ipynb #7cd57756
 def normalize_patches(
     patches: Tensor,  # [..., P] pixels of one patch along the last axis
-) -> Tensor:          # [..., P] with mean 0 and (unbiased) variance 1
-    "Patch-normalised pixels: the target of `norm_pix_loss` (authors' code; variance + 1e-6 under the root)."
+) -> Tensor:  # [..., P] with mean 0 and (unbiased) variance 1
+    "Patch-normalised pixels, the target of `norm_pix_loss` (authors' code; variance + 1e-6)."
     mean = patches.mean(dim=-1, keepdim=True)
     return (patches - mean) / (patches.var(dim=-1, keepdim=True) + 1e-6) ** 0.5
 
 # %% ../nbs/07_autoencoder.ipynb #4c99e34f
 def reconstruction_loss(
-    pred: Tensor,                # [B, M, P] predicted pixels of the masked patches
-    target: Tensor,              # [B, M, P] true pixels of the same patches
+    pred: Tensor,  # [B, M, P] predicted pixels of the masked patches
+    target: Tensor,  # [B, M, P] true pixels of the same patches
     norm_pix_loss: bool = True,  # compare with patch-normalised pixels
-) -> Tensor:                     # scalar, at least float32
+) -> Tensor:  # scalar, at least float32
     "Mean squared error over masked patches, L_mask of Eq. 2 (as the authors' code reads it)."
     target = normalize_patches(target) if norm_pix_loss else target
     return F.mse_loss(pred.to(target.dtype), target)
@@ -54,15 +56,17 @@ def reconstruction_loss(
 # %% ../nbs/07_autoencoder.ipynb #016a0ae0
 def block_tail(
     block: Block,  # a timm block without layer scale or drop path
-    x: Tensor,     # [B, N, d] tokens, all of them read as keys and values
-    start: int,    # tokens from here on are computed, the others only read
-) -> Tensor:       # [B, N - start, d]
+    x: Tensor,  # [B, N, d] tokens, all of them read as keys and values
+    start: int,  # tokens from here on are computed, the others only read
+) -> Tensor:  # [B, N - start, d]
     "The last tokens of `block(x)`, without computing the first `start` of them."
     attn, y = block.attn, block.norm1(x)
     d = x.shape[-1]
     weight, bias = attn.qkv.weight, attn.qkv.bias
-    heads = lambda t: t.unflatten(-1, (-1, attn.num_heads, d // attn.num_heads)).permute(2, 0, 3, 1, 4)
-    q, = heads(F.linear(y[:, start:], weight[:d], bias[:d]))
+    heads = lambda t: t.unflatten(-1, (-1, attn.num_heads, d // attn.num_heads)).permute(
+        2, 0, 3, 1, 4
+    )
+    (q,) = heads(F.linear(y[:, start:], weight[:d], bias[:d]))
     k, v = heads(F.linear(y, weight[d:], bias[d:]))
     out = F.scaled_dot_product_attention(q, k, v)
     x = x[:, start:] + attn.proj(out.transpose(1, 2).flatten(2))
@@ -71,30 +75,31 @@ def block_tail(
 # %% ../nbs/07_autoencoder.ipynb #cd8b53d0
 class MAEOutput(NamedTuple):
     "What a masked autoencoder returns."
-    loss_recon: Tensor   # scalar: reconstruction_loss over masked patches
-    tokens: Tensor       # [B, 1 + K, D] encoder output, [CLS] first, then visible patches by noise
-    pred: Tensor         # [B, M, P] masked patches by noise; [B, L, P] in reading order if predict_all
-    mask: Tensor         # [B, L] 0 keep, 1 remove
+
+    loss_recon: Tensor  # scalar: reconstruction_loss over masked patches
+    tokens: Tensor  # [B, 1 + K, D] encoder output, [CLS] first, then visible patches by noise
+    pred: Tensor  # [B, M, P] masked patches by noise; [B, L, P] in reading order if predict_all
+    mask: Tensor  # [B, L] 0 keep, 1 remove
     ids_shuffle: Tensor  # [B, L] patch positions from lowest to highest noise
 
 # %% ../nbs/07_autoencoder.ipynb #381a4441
 class MaskedAutoencoder(nn.Module):
-    "A ViT encoder on visible patches and a light decoder for the masked ones (MAE; ViC-MAE section 3)."
+    "A ViT encoder on visible patches, a light decoder for the masked ones (MAE; section 3)."
 
     def __init__(
         self,
-        img_size: int = 224,            # pixels a side
-        patch_size: int = 16,           # pixels a side
-        in_chans: int = 3,              # colour channels
-        embed_dim: int = 768,           # D
-        depth: int = 12,                # encoder blocks
-        num_heads: int = 12,            # encoder heads
-        decoder_embed_dim: int = 512,   # d
-        decoder_depth: int = 8,         # decoder blocks
-        decoder_num_heads: int = 16,    # decoder heads
-        mlp_ratio: float = 4.0,         # hidden width of the MLPs over D
-        norm_pix_loss: bool = True,     # patch-normalised target
-        mask_ratio: float = 0.75,       # share of patches removed (paper; the authors' script: 0.5)
+        img_size: int = 224,  # pixels a side
+        patch_size: int = 16,  # pixels a side
+        in_chans: int = 3,  # colour channels
+        embed_dim: int = 768,  # D
+        depth: int = 12,  # encoder blocks
+        num_heads: int = 12,  # encoder heads
+        decoder_embed_dim: int = 512,  # d
+        decoder_depth: int = 8,  # decoder blocks
+        decoder_num_heads: int = 16,  # decoder heads
+        mlp_ratio: float = 4.0,  # hidden width of the MLPs over D
+        norm_pix_loss: bool = True,  # patch-normalised target
+        mask_ratio: float = 0.75,  # share of patches removed (paper; the authors' script: 0.5)
     ):
         super().__init__()
         self.patch_size, self.norm_pix_loss, self.mask_ratio = patch_size, norm_pix_loss, mask_ratio
@@ -110,7 +115,8 @@ class MaskedAutoencoder(nn.Module):
         self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_embed_dim))
         self.decoder_pos_embed = _fixed(sincos_position(decoder_embed_dim, self.grid))
         self.decoder_blocks = nn.ModuleList(
-            block(decoder_embed_dim, decoder_num_heads) for _ in range(decoder_depth))
+            block(decoder_embed_dim, decoder_num_heads) for _ in range(decoder_depth)
+        )
         self.decoder_norm = norm(decoder_embed_dim)
         self.decoder_pred = nn.Linear(decoder_embed_dim, patch_size**2 * in_chans)
         self.apply(_init_linear)
@@ -124,7 +130,7 @@ class MaskedAutoencoder(nn.Module):
         return self.grid**2
 
     def embed(self, patches: Tensor, ids: Tensor) -> Tensor:
-        "Tokens of patches [B, K, P] at positions ids [B, K]: the patch embedding as one product, plus place."
+        "Tokens [B, K, D] of patches [B, K, P] at positions ids [B, K]: one product, plus place."
         weight = self.patch_embed.proj.weight.permute(0, 2, 3, 1).flatten(1)
         x = F.linear(patches, weight, self.patch_embed.proj.bias)
         return x + _place(self.pos_embed, ids)
@@ -141,8 +147,13 @@ class MaskedAutoencoder(nn.Module):
         "Pixels [B, M, P] of the masked patches by noise; predict_all: [B, L, P] in reading order."
         x, seen = self.decoder_embed(tokens), tokens.shape[1]
         hidden = self.mask_token.expand(len(x), ids_shuffle.shape[1] + 1 - seen, -1).to(x.dtype)
-        place = torch.cat([self.decoder_pos_embed[:, :1].expand(len(x), -1, -1),
-                           _place(self.decoder_pos_embed, ids_shuffle)], dim=1)
+        place = torch.cat(
+            [
+                self.decoder_pos_embed[:, :1].expand(len(x), -1, -1),
+                _place(self.decoder_pos_embed, ids_shuffle),
+            ],
+            dim=1,
+        )
         x = torch.cat([x, hidden], dim=1) + place
         for block in self.decoder_blocks[:-1]:
             x = block(x)

@@ -6,7 +6,7 @@
 __all__ = ['CheckpointError', 'save_tensors', 'read_tensors', 'load_strict', 'save_model', 'checkpoints_of', 'load_model',
            'optimizer_tensors', 'restore_optimizer', 'config_of_weights', 'load_official', 'parity']
 
-# %% ../nbs/12_checkpoints.ipynb #076ddf9e
+# %% ../nbs/12_checkpoints.ipynb #11952846
 import argparse
 import json
 import os
@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .model import Ids, ViCMAE, combined_loss, separate_ids
+from .model import ViCMAE, combined_loss
 
 # %% ../nbs/12_checkpoints.ipynb #a74d8425
 class CheckpointError(ValueError):
@@ -28,7 +28,7 @@ class CheckpointError(ValueError):
 
 
 def save_tensors(
-    path: Path,                 # target; replaced in one step
+    path: Path,  # target; replaced in one step
     tensors: dict[str, Tensor],
     metadata: dict[str, str],
 ) -> None:
@@ -36,7 +36,9 @@ def save_tensors(
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, metadata)
+        save_file(
+            {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, metadata
+        )
         with open(temporary, "rb+") as f:
             os.fsync(f.fileno())
         os.replace(temporary, path)
@@ -47,15 +49,19 @@ def save_tensors(
 def read_tensors(
     path: Path,
 ) -> tuple[dict[str, Tensor], dict[str, str]]:  # tensors, metadata
-    "Read a safetensors file; one that is missing, cut off or of another kind raises CheckpointError."
+    "Read a safetensors file; a missing, cut off or foreign one raises CheckpointError."
     try:
         with safe_open(path, "pt") as f:
             return {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}
     except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file; give a run folder or a checkpoint in it") from None
+        raise CheckpointError(
+            f"{path}: no such file; give a run folder or a checkpoint in it"
+        ) from None
     except (SafetensorError, OSError) as e:
-        raise CheckpointError(f"{path}: not a whole safetensors file ({e}); it was cut off or is of another "
-                              "kind: use the checkpoint before it") from None
+        raise CheckpointError(
+            f"{path}: not a whole safetensors file ({e}); it was cut off or is of another "
+            "kind: use the checkpoint before it"
+        ) from None
 
 # %% ../nbs/12_checkpoints.ipynb #5f3329c7
 def load_strict(
@@ -67,10 +73,16 @@ def load_strict(
     own = model.state_dict()
     missing = [k for k in own if k not in state]
     unknown = [k for k in state if k not in own]
-    shapes = [f"{k} is {list(state[k].shape)}, expected {list(own[k].shape)}"
-              for k in own if k in state and state[k].shape != own[k].shape]
-    wrong = [f"{len(names)} {kind} ({', '.join(names[:8])}{', ...' if len(names) > 8 else ''})"
-             for kind, names in (("missing", missing), ("unknown", unknown), ("misshapen", shapes)) if names]
+    shapes = [
+        f"{k} is {list(state[k].shape)}, expected {list(own[k].shape)}"
+        for k in own
+        if k in state and state[k].shape != own[k].shape
+    ]
+    wrong = [
+        f"{len(names)} {kind} ({', '.join(names[:8])}{', ...' if len(names) > 8 else ''})"
+        for kind, names in (("missing", missing), ("unknown", unknown), ("misshapen", shapes))
+        if names
+    ]
     if wrong:
         raise CheckpointError(f"{source}: weights do not fit the model: {'; '.join(wrong)}")
     model.load_state_dict(state)
@@ -79,12 +91,16 @@ def load_strict(
 def save_model(
     path: Path,
     model: ViCMAE,
-    step: int = 0,                # steps trained
-    config: dict | None = None,   # of the run, kept in the metadata
+    step: int = 0,  # steps trained
+    config: dict | None = None,  # of the run, kept in the metadata
 ) -> None:
     "Write weights, with the model's arguments and the run's configuration in the metadata."
-    metadata = {"format": "vicmae 1", "model": json.dumps(model.config), "step": str(step),
-                "config": json.dumps(config or {})}
+    metadata = {
+        "format": "vicmae 1",
+        "model": json.dumps(model.config),
+        "step": str(step),
+        "config": json.dumps(config or {}),
+    }
     save_tensors(Path(path), model.state_dict(), metadata)
 
 # %% ../nbs/12_checkpoints.ipynb #dc08ec29
@@ -97,10 +113,10 @@ def checkpoints_of(
 
 
 def load_model(
-    source: str | Path,                 # a run folder, our .safetensors, or the authors' .pth
+    source: str | Path,  # a run folder, our .safetensors, or the authors' .pth
     device: str | torch.device = "cpu",
-    **heads,                            # num_heads, decoder_num_heads: for .pth files of unusual width
-) -> ViCMAE:                            # in eval mode
+    **heads,  # num_heads, decoder_num_heads: for .pth files of unusual width
+) -> ViCMAE:  # in eval mode
     "Rebuild a model from a run or a file; nothing in the file is executed."
     source = Path(source)
     if source.is_dir():
@@ -109,8 +125,10 @@ def load_model(
         return load_official(source, **heads).to(device).eval()
     tensors, metadata = read_tensors(source)
     if "model" not in metadata:
-        raise CheckpointError(f"{source}: holds no vicmae model (no 'model' in its metadata); "
-                              "give a file written by save_model or by vicmae pretrain")
+        raise CheckpointError(
+            f"{source}: holds no vicmae model (no 'model' in its metadata); "
+            "give a file written by save_model or by vicmae pretrain"
+        )
     model = ViCMAE(**json.loads(metadata["model"]))
     load_strict(model, tensors, str(source))
     return model.to(device).eval()
@@ -123,8 +141,10 @@ def _newest_model(run: Path, device: str | torch.device) -> ViCMAE:
             return load_model(path, device)
         except CheckpointError as e:
             warnings.warn(f"passed over: {e}")
-    raise CheckpointError(f"{run}: no good checkpoint in this folder; vicmae pretrain writes them "
-                          "to checkpoints/step_*.safetensors")
+    raise CheckpointError(
+        f"{run}: no good checkpoint in this folder; vicmae pretrain writes them "
+        "to checkpoints/step_*.safetensors"
+    )
 
 # %% ../nbs/12_checkpoints.ipynb #264fac2f
 def optimizer_tensors(
@@ -133,31 +153,37 @@ def optimizer_tensors(
 ) -> dict[str, Tensor]:  # "exp_avg/blocks.0.attn.qkv.weight" and the like
     "The optimiser's state by parameter name."
     names = {p: n for n, p in model.named_parameters()}
-    return {f"{key}/{names[p]}": torch.as_tensor(value)
-            for p, state in optimizer.state.items() for key, value in state.items()}
+    return {
+        f"{key}/{names[p]}": torch.as_tensor(value)
+        for p, state in optimizer.state.items()
+        for key, value in state.items()
+    }
 
 
 def restore_optimizer(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     tensors: dict[str, Tensor],  # from optimizer_tensors
-    source: str,                 # named in the error
+    source: str,  # named in the error
 ) -> None:
     "Put moments back where `optimizer_tensors` took them; unknown or missing names are an error."
     params = dict(model.named_parameters())
     trained = {n for n, p in params.items() if p.requires_grad}
     held = {k.split("/", 1)[1] for k in tensors}
     if held != trained:
-        raise CheckpointError(f"{source}: optimiser state does not fit the model: "
-                              f"{', '.join(sorted(held ^ trained)[:8])}")
+        raise CheckpointError(
+            f"{source}: optimiser state does not fit the model: "
+            f"{', '.join(sorted(held ^ trained)[:8])}"
+        )
     for key, value in tensors.items():
         kind, name = key.split("/", 1)
-        place = "cpu" if kind == "step" else params[name].device
+        on_cpu = kind == "step" and not optimizer.defaults.get("fused")
+        place = "cpu" if on_cpu else params[name].device
         optimizer.state[params[name]][kind] = value.clone().to(place)
 
 # %% ../nbs/12_checkpoints.ipynb #03ec82a8
-_HEADS = {384: 6, 768: 12, 1024: 16, 1280: 16}     # encoder width to heads
-_DECODER_HEADS = {512: 16}                          # decoder width to heads
+_HEADS = {384: 6, 768: 12, 1024: 16, 1280: 16}  # encoder width to heads
+_DECODER_HEADS = {512: 16}  # decoder width to heads
 
 
 def _guess_heads(width: int, known: dict[int, int], source: Path, name: str) -> int:
@@ -165,8 +191,10 @@ def _guess_heads(width: int, known: dict[int, int], source: Path, name: str) -> 
     if width in known:
         return known[width]
     guess = next(width // size for size in (64, 32, 8, 4, 2, 1) if width % size == 0)
-    warnings.warn(f"{source}: the file does not say how many heads a width of {width} has; "
-                  f"guessed {name}={guess}, give {name}=... to be sure")
+    warnings.warn(
+        f"{source}: the file does not say how many heads a width of {width} has; "
+        f"guessed {name}={guess}, give {name}=... to be sure"
+    )
     return guess
 
 # %% ../nbs/12_checkpoints.ipynb #f5209cbf
@@ -182,32 +210,47 @@ def config_of_weights(
     grid = round((state["pos_embed"].shape[1] - 1) ** 0.5)
     depth = lambda part: len({k.split(".")[1] for k in state if k.startswith(part + ".")})
     return dict(
-        img_size=grid * proj.shape[-1], patch_size=proj.shape[-1], in_chans=proj.shape[1], embed_dim=width,
-        depth=depth("blocks"), num_heads=num_heads or _guess_heads(width, _HEADS, source, "num_heads"),
-        decoder_embed_dim=narrow, decoder_depth=depth("decoder_blocks"),
+        img_size=grid * proj.shape[-1],
+        patch_size=proj.shape[-1],
+        in_chans=proj.shape[1],
+        embed_dim=width,
+        depth=depth("blocks"),
+        num_heads=num_heads or _guess_heads(width, _HEADS, source, "num_heads"),
+        decoder_embed_dim=narrow,
+        decoder_depth=depth("decoder_blocks"),
         decoder_num_heads=decoder_num_heads
         or _guess_heads(narrow, _DECODER_HEADS, source, "decoder_num_heads"),
         mlp_ratio=state["blocks.0.mlp.fc1.weight"].shape[0] / width,
         projector_hidden_dim=state["projector.0.weight"].shape[0],
-        projector_out_dim=state["projector.6.weight"].shape[0])
+        projector_out_dim=state["projector.6.weight"].shape[0],
+    )
 
 # %% ../nbs/12_checkpoints.ipynb #58094a89
 def load_official(
-    path: str | Path,                     # a .pth file in the layout of the released checkpoints
+    path: str | Path,  # a .pth file in the layout of the released checkpoints
     num_heads: int | None = None,
     decoder_num_heads: int | None = None,
 ) -> ViCMAE:
-    "A model from the authors' file; only tensors and argparse.Namespace are unpickled, no code runs."
+    "A model from the authors' file; only tensors and argparse.Namespace are unpickled."
     path = Path(path)
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:  # torch raises half a dozen types here
         first = str(e).strip().split("\n")[0]
-        raise CheckpointError(f"{path}: not a checkpoint that loads without running code ({first})") from None
+        raise CheckpointError(
+            f"{path}: not a checkpoint that loads without running code ({first})"
+        ) from None
     state = content.get("model", content) if isinstance(content, dict) else {}
-    needed = ("patch_embed.proj.weight", "cls_token", "pos_embed", "mask_token",
-              "blocks.0.mlp.fc1.weight", "projector.0.weight", "projector.6.weight")
+    needed = (
+        "patch_embed.proj.weight",
+        "cls_token",
+        "pos_embed",
+        "mask_token",
+        "blocks.0.mlp.fc1.weight",
+        "projector.0.weight",
+        "projector.6.weight",
+    )
     missing = [k for k in needed if k not in state]
     if missing:
         raise CheckpointError(f"{path}: not a ViC-MAE checkpoint: {', '.join(missing)} missing")
@@ -218,30 +261,65 @@ def load_official(
     return model
 
 # %% ../nbs/12_checkpoints.ipynb #42a98352
-_FORWARD = ("mask1", "mask2", "tokens1", "tokens2", "u1", "u2", "pred1", "pred2",
-            "loss_recon", "loss_contrast", "loss")
+_FORWARD = (
+    "mask1",
+    "mask2",
+    "tokens1",
+    "tokens2",
+    "u1",
+    "u2",
+    "pred1",
+    "pred2",
+    "loss_recon",
+    "loss_contrast",
+    "loss",
+)
 
 
 def _parity_model(tensors: dict[str, Tensor], meta: dict[str, str], path: Path) -> ViCMAE:
     "The file's model with the file's weights."
-    sizes = ("img_size", "patch_size", "embed_dim", "depth", "num_heads", "decoder_embed_dim",
-             "decoder_depth", "decoder_num_heads", "projector_hidden_dim", "projector_out_dim")
-    absent = [k for k in (*sizes, "mask_ratio", "temperature", "weight_recon", "weight_contrast",
-                          "norm_pix_loss") if k not in meta]
+    sizes = (
+        "img_size",
+        "patch_size",
+        "embed_dim",
+        "depth",
+        "num_heads",
+        "decoder_embed_dim",
+        "decoder_depth",
+        "decoder_num_heads",
+        "projector_hidden_dim",
+        "projector_out_dim",
+    )
+    absent = [
+        k
+        for k in (
+            *sizes,
+            "mask_ratio",
+            "temperature",
+            "weight_recon",
+            "weight_contrast",
+            "norm_pix_loss",
+        )
+        if k not in meta
+    ]
     absent += [k for k in ("x1", "x2", "noise1", "noise2", *_FORWARD) if k not in tensors]
     if absent:
         raise CheckpointError(f"{path}: not a parity file: {', '.join(absent)} missing")
-    model = ViCMAE(**{k: int(meta[k]) for k in sizes}, mask_ratio=float(meta["mask_ratio"]),
-                   norm_pix_loss=meta["norm_pix_loss"] == "True", temperature=float(meta["temperature"]))
+    model = ViCMAE(
+        **{k: int(meta[k]) for k in sizes},
+        mask_ratio=float(meta["mask_ratio"]),
+        norm_pix_loss=meta["norm_pix_loss"] == "True",
+        temperature=float(meta["temperature"]),
+    )
     state = {k[6:]: v for k, v in tensors.items() if k.startswith("state.")}
     load_strict(model, state, str(path))
     return model
 
 # %% ../nbs/12_checkpoints.ipynb #f7ea24e5
 def parity(
-    path: str | Path,                     # a reference file, see tests/parity
-    dtype: torch.dtype = torch.float64,   # precision of the computation
-) -> dict[str, float]:                    # quantity to relative error
+    path: str | Path,  # a reference file, see tests/parity
+    dtype: torch.dtype = torch.float64,  # precision of the computation
+) -> dict[str, float]:  # quantity to relative error
     "Compare this implementation with reference numbers: every output, loss and gradient."
     path = Path(path)
     tensors, meta = read_tensors(path)
@@ -249,25 +327,37 @@ def parity(
     views = torch.stack([tensors["x1"], tensors["x2"]], dim=1).to(dtype)
     noise = torch.stack([tensors["noise1"], tensors["noise2"]], dim=1)
     out = model(views, noise, predict_all=True)
-    loss = combined_loss(out.loss_recon, out.loss_contrast, float(meta["weight_contrast"]),
-                         float(meta["weight_recon"]))
+    loss = combined_loss(
+        out.loss_recon,
+        out.loss_contrast,
+        float(meta["weight_contrast"]),
+        float(meta["weight_recon"]),
+    )
     loss.backward()
     mine = {"loss": loss, "loss_recon": out.loss_recon, "loss_contrast": out.loss_contrast}
     for v, u in enumerate(out.p.chunk(2)):
-        mine |= {f"mask{v + 1}": out.mask[:, v], f"tokens{v + 1}": out.tokens[:, v],
-                 f"u{v + 1}": u, f"pred{v + 1}": out.pred[:, v]}
+        mine |= {
+            f"mask{v + 1}": out.mask[:, v],
+            f"tokens{v + 1}": out.tokens[:, v],
+            f"u{v + 1}": u,
+            f"pred{v + 1}": out.pred[:, v],
+        }
     grads = {f"grad.{n}": p.grad for n, p in model.named_parameters() if p.requires_grad}
     return _compare({k: mine[k] for k in _FORWARD} | grads, tensors, path)
 
 
 def _compare(mine: dict[str, Tensor], reference: dict[str, Tensor], path: Path) -> dict[str, float]:
     "Relative error of each quantity; a gradient that only one side has is an error."
-    odd = {k for k in reference if k.startswith("grad.")} ^ {k for k in mine if k.startswith("grad.")}
+    odd = {k for k in reference if k.startswith("grad.")} ^ {
+        k for k in mine if k.startswith("grad.")
+    }
     if odd:
         raise CheckpointError(f"{path}: gradients that only one side has: {', '.join(sorted(odd))}")
     floor = 1e-6 * max(v.abs().max().item() for k, v in reference.items() if k.startswith("grad."))
+
     def error(name: str) -> float:
         a, b = mine[name].detach().double(), reference[name].double()
         scale = max(b.abs().max().item(), floor if name.startswith("grad.") else 0.0)
         return (a - b).abs().max().item() / scale if a.shape == b.shape else float("inf")
+
     return {name: error(name) for name in mine}

@@ -19,10 +19,10 @@ POOLS = ("mean", "max", "gem")
 
 
 def pool(
-    tokens: Tensor,      # [N, K, D] patch tokens, without [CLS]
+    tokens: Tensor,  # [N, K, D] patch tokens, without [CLS]
     kind: str = "mean",  # mean, max, gem
-    p: float = 3.0,      # exponent of gem
-) -> Tensor:             # [N, D]
+    p: float = 3.0,  # exponent of gem
+) -> Tensor:  # [N, D]
     "Ω: one vector a frame from its patch tokens (section 3; compared in Table 3b)."
     if kind == "mean":
         return tokens.mean(dim=1)
@@ -34,17 +34,22 @@ def pool(
 
 # %% ../nbs/09_contrast.ipynb #a1fed4ec
 def projection_head(
-    in_dim: int,          # D
-    hidden_dim: int,      # 4096 in the authors' code
-    out_dim: int,         # 128 in the authors' code
-    kind: str = "code",   # code: ends in a linear layer; paper: ends in a ReLU
+    in_dim: int,  # D
+    hidden_dim: int,  # 4096 in the authors' code
+    out_dim: int,  # 128 in the authors' code
+    kind: str = "code",  # code: ends in a linear layer; paper: ends in a ReLU
 ) -> nn.Sequential:
     "P or T: the head between pooled tokens and the contrastive loss (section 3; authors' code)."
+
     def stage(a: int, b: int) -> list[nn.Module]:
         return [nn.Linear(a, b), nn.BatchNorm1d(b), nn.ReLU()]
+
     if kind == "code":
-        return nn.Sequential(*stage(in_dim, hidden_dim), *stage(hidden_dim, hidden_dim),
-                             nn.Linear(hidden_dim, out_dim))
+        return nn.Sequential(
+            *stage(in_dim, hidden_dim),
+            *stage(hidden_dim, hidden_dim),
+            nn.Linear(hidden_dim, out_dim),
+        )
     if kind == "paper":
         return nn.Sequential(*stage(in_dim, hidden_dim), *stage(hidden_dim, out_dim))
     raise ValueError(f"unknown head {kind!r}: choose code or paper")
@@ -52,16 +57,17 @@ def projection_head(
 # %% ../nbs/09_contrast.ipynb #755a31d6
 class Ids(NamedTuple):
     "What the contrastive loss must know of each sample; times and shift in source frames."
+
     sample: Tensor  # [B] int64: frames of one sample are positives of each other
-    video: Tensor   # [B] int64: which file
-    times: Tensor   # [B, V] float: source frame of each view
-    shift: Tensor   # [B] float: frames of one video further apart than this are negatives
+    video: Tensor  # [B] int64: which file
+    times: Tensor  # [B, V] float: source frame of each view
+    shift: Tensor  # [B] float: frames of one video further apart than this are negatives
 
 # %% ../nbs/09_contrast.ipynb #c98d9f12
 def pair_labels(
     ids: Ids,  # names and times of B samples with V views
 ) -> tuple[Tensor, Tensor]:  # positive, negative: bool [N, N], frames ordered view by view
-    "Which frames attract and which repel each other (section 3); the rest is left out, and so is the anchor."
+    "Which frames attract and which repel each other (section 3); all others are left out."
     views = ids.times.shape[1]
     sample, video, shift = (x.repeat(views) for x in (ids.sample, ids.video, ids.shift))
     time = ids.times.T.reshape(-1)
@@ -73,13 +79,13 @@ def pair_labels(
 
 # %% ../nbs/09_contrast.ipynb #6ccb829a
 def info_nce(
-    p: Tensor,                 # [N, d] anchors, P(Ω(x))
-    z: Tensor,                 # [N, d] candidates, T(Ω(x)), in the same order
-    positive: Tensor,          # bool [N, N]
-    negative: Tensor,          # bool [N, N]
+    p: Tensor,  # [N, d] anchors, P(Ω(x))
+    z: Tensor,  # [N, d] candidates, T(Ω(x)), in the same order
+    positive: Tensor,  # bool [N, N]
+    negative: Tensor,  # bool [N, N]
     temperature: float = 0.1,  # τ (authors' code; the paper is silent)
-) -> Tensor:                   # scalar
-    "InfoNCE of Eq. 3: candidates are positives and negatives, mean over positives, then over anchors."
+) -> Tensor:  # scalar
+    "InfoNCE of Eq. 3 over positives and negatives; mean over positives, then over anchors."
     with torch.autocast(p.device.type, enabled=False):
         wide = torch.promote_types(p.dtype, torch.float32)
         p, z = F.normalize(p.to(wide), dim=1), F.normalize(z.to(wide), dim=1)
@@ -90,10 +96,10 @@ def info_nce(
 
 # %% ../nbs/09_contrast.ipynb #08c6bee3
 def rank_local_labels(
-    ids: Ids,    # names and times of the global batch, ranks one after the other
+    ids: Ids,  # names and times of the global batch, ranks one after the other
     ranks: int,  # how many processes share the batch
 ) -> tuple[Tensor, Tensor]:  # positive, negative: bool [N, N]
-    "The authors' labelling: a sample is named by its place in its rank's batch. Wrong for ranks > 1."
+    "The authors' labelling: a sample is named by its place in its rank. Wrong for ranks > 1."
     n = len(ids.sample)
     place = torch.arange(n, device=ids.sample.device) % (n // ranks)
     zeros = torch.zeros_like(ids.shift)
@@ -102,19 +108,20 @@ def rank_local_labels(
 # %% ../nbs/09_contrast.ipynb #2cef8779
 class ContrastOutput(NamedTuple):
     "What the contrastive branch returns."
+
     loss_contrast: Tensor  # scalar: InfoNCE over the global batch
-    p: Tensor              # [V*B, d] anchors before normalisation, view by view
-    z: Tensor              # [V*B, d] candidates; p itself when the heads are shared
+    p: Tensor  # [V*B, d] anchors before normalisation, view by view
+    z: Tensor  # [V*B, d] candidates; p itself when the heads are shared
 
 # %% ../nbs/09_contrast.ipynb #efd7826e
 def contrast(
-    pooled: Tensor,                            # [B, V, D] pooled tokens of this rank
-    ids: Ids,                                  # of this rank
-    predictor: nn.Module,                      # P
-    target: nn.Module | None = None,           # T; None: shared with P
-    temperature: float = 0.1,                  # τ
+    pooled: Tensor,  # [B, V, D] pooled tokens of this rank
+    ids: Ids,  # of this rank
+    predictor: nn.Module,  # P
+    target: nn.Module | None = None,  # T; None: shared with P
+    temperature: float = 0.1,  # τ
     gather: Callable[[Tensor], Tensor] | None = None,  # collects all ranks' rows; None: alone
-    rank_local: bool = False,                  # the authors' labelling (wrong on several ranks)
+    rank_local: bool = False,  # the authors' labelling (wrong on several ranks)
 ) -> ContrastOutput:
     "L_neg on the global batch: gather pooled features, run the heads view by view, compare."
     local, gather = len(pooled), gather or (lambda x: x)

@@ -18,32 +18,40 @@ from .views import normalize
 @torch.no_grad()
 def extract_features(
     model: ViCMAE,
-    images: Tensor,         # [N, 3, S, S] uint8
+    images: Tensor,  # [N, 3, S, S] uint8
     batch_size: int = 256,
-) -> Tensor:                # [N, D] float32 on the CPU
+) -> Tensor:  # [N, D] float32 on the CPU
     "Frozen features: the mean of the patch tokens of whole pictures."
     device, training = next(model.parameters()).device, model.training
     model.eval()
-    parts = [model.forward_features(normalize(chunk.to(device)))[:, 1:].mean(dim=1).float().cpu()
-             for chunk in images.split(batch_size)]
+    parts = [
+        model.forward_features(normalize(chunk.to(device)))[:, 1:].mean(dim=1).float().cpu()
+        for chunk in images.split(batch_size)
+    ]
     model.train(training)
     return torch.cat(parts)
 
 # %% ../nbs/13_features.ipynb #159874d1
 def knn_predict(
-    train: Tensor,             # [N, D] features that may vote
-    labels: Tensor,            # [N] int64, from 0
-    test: Tensor,              # [M, D] features to classify
-    k: int = 20,               # neighbours
-    temperature: float = 0.07, # of the votes
-) -> Tensor:                   # [M] int64
+    train: Tensor,  # [N, D] features that may vote
+    labels: Tensor,  # [N] int64, from 0
+    test: Tensor,  # [M, D] features to classify
+    k: int = 20,  # neighbours
+    temperature: float = 0.07,  # of the votes
+) -> Tensor:  # [M] int64
     "Weighted k-nearest neighbours by cosine similarity (Wu et al., 2018)."
-    train, test, classes = F.normalize(train, dim=1), F.normalize(test, dim=1), int(labels.max()) + 1
+    train, test, classes = (
+        F.normalize(train, dim=1),
+        F.normalize(test, dim=1),
+        int(labels.max()) + 1,
+    )
+
     def vote(chunk: Tensor) -> Tensor:
         similarity, nearest = (chunk @ train.T).topk(min(k, len(train)), dim=1)
-        weight = ((similarity - 1) / temperature).exp()       # the 1 cancels and nothing overflows
+        weight = ((similarity - 1) / temperature).exp()  # the 1 cancels and nothing overflows
         votes = torch.zeros(len(chunk), classes).scatter_add_(1, labels[nearest], weight)
         return votes.argmax(dim=1)
+
     return torch.cat([vote(chunk) for chunk in test.split(1024)])
 
 # %% ../nbs/13_features.ipynb #6cd64100
@@ -51,22 +59,23 @@ PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 
 def fit_linear(
-    train: np.ndarray,   # [N, D] features
+    train: np.ndarray,  # [N, D] features
     labels: np.ndarray,  # [N] int
-    penalty: float,      # L2 strength: penalty/2 · |w|² beside the mean cross-entropy
-):                       # a fitted scikit-learn pipeline
-    "Exact linear classifier: standardise, then L2-penalised multinomial logistic regression (L-BFGS)."
+    penalty: float,  # L2 strength: penalty/2 · |w|² beside the mean cross-entropy
+):  # a fitted scikit-learn pipeline
+    "Exact linear classifier: standardise, then multinomial logistic regression with L2 (L-BFGS)."
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
+
     solver = LogisticRegression(C=1 / (penalty * len(train)), max_iter=300)
     return make_pipeline(StandardScaler(), solver).fit(train, labels)
 
 # %% ../nbs/13_features.ipynb #c1f0779d
 def linear_probe(
-    train: Tensor,      # [N, D] features
-    labels: Tensor,     # [N]
-    test: Tensor,       # [M, D]
+    train: Tensor,  # [N, D] features
+    labels: Tensor,  # [N]
+    test: Tensor,  # [M, D]
     test_labels: Tensor,  # [M]
     penalties: tuple[float, ...] = PENALTIES,
 ) -> tuple[float, float]:  # accuracy on test, the penalty chosen

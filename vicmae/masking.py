@@ -11,24 +11,26 @@ from torch import Tensor
 
 # %% ../nbs/06_masking.ipynb #0a545349
 def patchify(
-    images: Tensor,    # [B, C, H, W]
-    patch_size: int,   # pixels a side; must divide H and W
-) -> Tensor:           # [B, L, patch_size**2 * C]
-    "Cut pictures into patches in reading order; inside a patch: row, column, channel (authors' code)."
+    images: Tensor,  # [B, C, H, W]
+    patch_size: int,  # pixels a side; must divide H and W
+) -> Tensor:  # [B, L, patch_size**2 * C]
+    "Cut pictures into patches, in reading order; inside one: row, column, channel (authors' code)."
     B, C, H, W = images.shape
     p = patch_size
     if H % p or W % p:
-        raise ValueError(f"a picture of {H}x{W} pixels cannot be cut into patches of {p}x{p}: "
-                         f"resize it to a multiple of {p} or choose another patch_size")
+        raise ValueError(
+            f"a picture of {H}x{W} pixels cannot be cut into patches of {p}x{p}: "
+            f"resize it to a multiple of {p} or choose another patch_size"
+        )
     x = images.reshape(B, C, H // p, p, W // p, p)
     return x.permute(0, 2, 4, 3, 5, 1).reshape(B, (H // p) * (W // p), p * p * C)
 
 # %% ../nbs/06_masking.ipynb #d81d448d
 def unpatchify(
-    patches: Tensor,                         # [B, L, patch_size**2 * C]
-    patch_size: int,                         # pixels a side
-    grid: tuple[int, int] | None = None,     # patches down and across; None: a square picture
-) -> Tensor:                                 # [B, C, H, W]
+    patches: Tensor,  # [B, L, patch_size**2 * C]
+    patch_size: int,  # pixels a side
+    grid: tuple[int, int] | None = None,  # patches down and across; None: a square picture
+) -> Tensor:  # [B, C, H, W]
     "Put patches back together: the inverse of `patchify`."
     B, L, D = patches.shape
     p = patch_size
@@ -40,39 +42,41 @@ def unpatchify(
 
 # %% ../nbs/06_masking.ipynb #9b5cc381
 def num_keep(
-    num_patches: int,    # L
-    mask_ratio: float,   # share of patches removed, in [0, 1)
-) -> int:                # K = floor(L * (1 - mask_ratio)), at least 1
+    num_patches: int,  # L
+    mask_ratio: float,  # share of patches removed, in [0, 1)
+) -> int:  # K = floor(L * (1 - mask_ratio)), at least 1
     "How many patches stay visible; a ratio that leaves none, or is no ratio, is refused."
     keep = int(num_patches * (1 - mask_ratio) + 1e-6)
     if not 0 <= mask_ratio < 1 or keep < 1:
-        raise ValueError(f"mask_ratio={mask_ratio} leaves {max(keep, 0)} of {num_patches} patches: "
-                         "choose a ratio in [0, 1) that keeps at least one")
+        raise ValueError(
+            f"mask_ratio={mask_ratio} leaves {max(keep, 0)} of {num_patches} patches: "
+            "choose a ratio in [0, 1) that keeps at least one"
+        )
     return keep
 
 # %% ../nbs/06_masking.ipynb #0952ae69
 def random_masking(
-    noise: Tensor,       # [B, L] uniform noise; the lowest values stay
-    mask_ratio: float,   # share removed
+    noise: Tensor,  # [B, L] uniform noise; the lowest values stay
+    mask_ratio: float,  # share removed
 ) -> tuple[Tensor, Tensor]:  # ids_shuffle [B, L], int64; mask [B, L], 0 keep, 1 remove
     "Order the patches by their noise; the first `num_keep` of `ids_shuffle` stay (MAE, section 3)."
     ids_shuffle = noise.argsort(dim=1, stable=True)
-    ids_keep = ids_shuffle[:, :num_keep(noise.shape[1], mask_ratio)]
+    ids_keep = ids_shuffle[:, : num_keep(noise.shape[1], mask_ratio)]
     mask = torch.ones_like(noise).scatter_(1, ids_keep, 0.0)
     return ids_shuffle, mask
 
 # %% ../nbs/06_masking.ipynb #5056327f
 def gather_tokens(
     tokens: Tensor,  # [B, L, D]
-    ids: Tensor,     # [B, K] int64: positions along L
-) -> Tensor:         # [B, K, D]
+    ids: Tensor,  # [B, K] int64: positions along L
+) -> Tensor:  # [B, K, D]
     "Pick tokens by position, each picture its own: tokens[b, ids[b, k]]."
     return tokens.gather(1, ids.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
 
 # %% ../nbs/06_masking.ipynb #5dcd25a6
 def unshuffle(
-    tokens: Tensor,       # [B, L, D] in shuffled order
+    tokens: Tensor,  # [B, L, D] in shuffled order
     ids_shuffle: Tensor,  # [B, L] the order they are in
-) -> Tensor:              # [B, L, D] in reading order
+) -> Tensor:  # [B, L, D] in reading order
     "Undo the shuffle of `random_masking`: gather by `ids_restore`, the inverse permutation."
     return gather_tokens(tokens, ids_shuffle.argsort(dim=1))

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['MODELS', 'combined_loss', 'ViCMAEOutput', 'ViCMAE', 'separate_ids', 'vicmae_vit_small_patch16',
-           'vicmae_vit_base_patch16', 'vicmae_vit_large_patch16', 'vicmae_vit_huge_patch14', 'vicmae_vit_debug']
+           'vicmae_vit_base_patch16', 'vicmae_vit_large_patch16', 'vicmae_vit_huge_patch14', 'vicmae_vit_debug',
+           'vicmae_vit_tiny_patch8']
 
 # %% ../nbs/11_vicmae.ipynb #c93b6340
 from collections.abc import Callable
@@ -18,26 +19,27 @@ from .contrast import Ids, contrast, pool, projection_head
 
 # %% ../nbs/11_vicmae.ipynb #925eb19d
 def combined_loss(
-    loss_recon: Tensor,         # L_mask, scalar
-    loss_contrast: Tensor,      # L_neg, scalar
-    lam: float,                 # λ at this step, from the schedule
+    loss_recon: Tensor,  # L_mask, scalar
+    loss_contrast: Tensor,  # L_neg, scalar
+    lam: float,  # λ at this step, from the schedule
     weight_recon: float = 1.0,  # 1 in the paper, 0.97 in the authors' code
-) -> Tensor:                    # scalar
-    "L = weight_recon · L_mask + λ · L_neg (section 3; the weights are arguments, the schedule is outside)."
+) -> Tensor:  # scalar
+    "L = weight_recon · L_mask + λ · L_neg (section 3); the schedule is outside."
     return weight_recon * loss_recon + lam * loss_contrast
 
 # %% ../nbs/11_vicmae.ipynb #8344ee3c
 class ViCMAEOutput(NamedTuple):
     "What ViC-MAE returns; V views of B samples."
-    loss_recon: Tensor     # scalar: L_mask over all views
+
+    loss_recon: Tensor  # scalar: L_mask over all views
     loss_contrast: Tensor  # scalar: L_neg over the global batch
-    tokens: Tensor         # [B, V, 1 + K, D] encoder output, [CLS] first, visible patches by noise
-    pooled: Tensor         # [B, V, D] Ω of the visible patch tokens
-    p: Tensor              # [V*B, d] anchors of the global batch, view by view
-    z: Tensor              # [V*B, d] candidates
-    pred: Tensor           # [B, V, M, P]; [B, V, L, P] in reading order if predict_all
-    mask: Tensor           # [B, V, L] 0 keep, 1 remove
-    ids_shuffle: Tensor    # [B, V, L] patch positions from lowest to highest noise
+    tokens: Tensor  # [B, V, 1 + K, D] encoder output, [CLS] first, visible patches by noise
+    pooled: Tensor  # [B, V, D] Ω of the visible patch tokens
+    p: Tensor  # [V*B, d] anchors of the global batch, view by view
+    z: Tensor  # [V*B, d] candidates
+    pred: Tensor  # [B, V, M, P]; [B, V, L, P] in reading order if predict_all
+    mask: Tensor  # [B, V, L] 0 keep, 1 remove
+    ids_shuffle: Tensor  # [B, V, L] patch positions from lowest to highest noise
 
 # %% ../nbs/11_vicmae.ipynb #341ddba8
 class ViCMAE(MaskedAutoencoder):
@@ -46,17 +48,23 @@ class ViCMAE(MaskedAutoencoder):
     def __init__(
         self,
         projector_hidden_dim: int = 4096,  # authors' code
-        projector_out_dim: int = 128,      # authors' code
-        head: str = "code",                # code or paper, see projection_head
-        shared_heads: bool = True,         # P and T share parameters (paper: typically)
-        pool: str = "mean",                # Ω: mean, max, gem (Table 3b)
-        temperature: float = 0.1,          # τ (authors' code)
-        **autoencoder,                     # img_size, patch_size, embed_dim, ...: see MaskedAutoencoder
+        projector_out_dim: int = 128,  # authors' code
+        head: str = "code",  # code or paper, see projection_head
+        shared_heads: bool = True,  # P and T share parameters (paper: typically)
+        pool: str = "mean",  # Ω: mean, max, gem (Table 3b)
+        temperature: float = 0.1,  # τ (authors' code)
+        **autoencoder,  # img_size, patch_size, embed_dim, ...: see MaskedAutoencoder
     ):
         super().__init__(**autoencoder)
-        self.config = dict(autoencoder, projector_hidden_dim=projector_hidden_dim, head=head,
-                           projector_out_dim=projector_out_dim, shared_heads=shared_heads,
-                           pool=pool, temperature=temperature)
+        self.config = dict(
+            autoencoder,
+            projector_hidden_dim=projector_hidden_dim,
+            head=head,
+            projector_out_dim=projector_out_dim,
+            shared_heads=shared_heads,
+            pool=pool,
+            temperature=temperature,
+        )
         self.pool, self.temperature = pool, temperature
         dims = self.norm.normalized_shape[0], projector_hidden_dim, projector_out_dim, head
         self.projector = projection_head(*dims)
@@ -64,34 +72,46 @@ class ViCMAE(MaskedAutoencoder):
 
     def forward(
         self,
-        views: Tensor,             # [B, V, C, H, W] normalised
-        noise: Tensor,             # [B, V, L] uniform: the masks
-        ids: Ids | None = None,    # names and times; None: every sample is a video of its own
+        views: Tensor,  # [B, V, C, H, W] normalised
+        noise: Tensor,  # [B, V, L] uniform: the masks
+        ids: Ids | None = None,  # names and times; None: every sample is a video of its own
         gather: Callable[[Tensor], Tensor] | None = None,  # collects rows of all ranks; None: alone
-        predict_all: bool = False,                         # predict visible patches too (for pictures)
-        rank_local: bool = False,                          # the authors' labelling
+        predict_all: bool = False,  # predict visible patches too (for pictures)
+        rank_local: bool = False,  # the authors' labelling
     ) -> ViCMAEOutput:
         "Both branches on a batch; the losses are returned apart, see `combined_loss`."
         B, V = views.shape[:2]
         out = self.reconstruct(views.flatten(0, 1), noise.flatten(0, 1), predict_all)
         pooled = pool(out.tokens[:, 1:], self.pool).unflatten(0, (B, V))
         ids = ids if ids is not None else separate_ids(B, V, views.device)
-        pairs = contrast(pooled, ids, self.projector, self.target_projector,
-                         self.temperature, gather, rank_local)
+        pairs = contrast(
+            pooled, ids, self.projector, self.target_projector, self.temperature, gather, rank_local
+        )
         apart = [x.unflatten(0, (B, V)) for x in (out.tokens, out.pred, out.mask, out.ids_shuffle)]
         tokens, pred, mask, ids_shuffle = apart
-        return ViCMAEOutput(out.loss_recon, pairs.loss_contrast, tokens, pooled, pairs.p, pairs.z,
-                            pred, mask, ids_shuffle)
+        return ViCMAEOutput(
+            out.loss_recon,
+            pairs.loss_contrast,
+            tokens,
+            pooled,
+            pairs.p,
+            pairs.z,
+            pred,
+            mask,
+            ids_shuffle,
+        )
 
 # %% ../nbs/11_vicmae.ipynb #d6ffe485
 def separate_ids(
-    batch: int,                          # B
-    views: int = 2,                      # V
+    batch: int,  # B
+    views: int = 2,  # V
     device: torch.device | None = None,
 ) -> Ids:
     "Ids for a batch in which every sample is a video of its own: nothing is left out."
     names = torch.arange(batch, device=device)
-    return Ids(names, names, torch.zeros(batch, views, device=device), torch.zeros(batch, device=device))
+    return Ids(
+        names, names, torch.zeros(batch, views, device=device), torch.zeros(batch, device=device)
+    )
 
 # %% ../nbs/11_vicmae.ipynb #ffea315c
 def vicmae_vit_small_patch16(**kwargs) -> ViCMAE:
@@ -116,10 +136,46 @@ def vicmae_vit_huge_patch14(**kwargs) -> ViCMAE:
 
 def vicmae_vit_debug(**kwargs) -> ViCMAE:
     "A model for tests and notebooks: 64x64 pixels, patches of 8, 0.5 M parameters."
-    small = dict(img_size=64, patch_size=8, embed_dim=96, depth=3, num_heads=4, decoder_embed_dim=64,
-                 decoder_depth=2, decoder_num_heads=4, projector_hidden_dim=256, projector_out_dim=64)
+    small = dict(
+        img_size=64,
+        patch_size=8,
+        embed_dim=96,
+        depth=3,
+        num_heads=4,
+        decoder_embed_dim=64,
+        decoder_depth=2,
+        decoder_num_heads=4,
+        projector_hidden_dim=256,
+        projector_out_dim=64,
+    )
     return ViCMAE(**dict(small, **kwargs))
 
 
-MODELS = {f.__name__: f for f in (vicmae_vit_debug, vicmae_vit_small_patch16, vicmae_vit_base_patch16,
-                                  vicmae_vit_large_patch16, vicmae_vit_huge_patch14)}
+def vicmae_vit_tiny_patch8(**kwargs) -> ViCMAE:
+    "Learns the generated world in minutes on two cores: 32x32 pixels, 16 patches of 8."
+    tiny = dict(
+        img_size=32,
+        patch_size=8,
+        embed_dim=96,
+        depth=3,
+        num_heads=4,
+        decoder_embed_dim=48,
+        decoder_depth=1,
+        decoder_num_heads=4,
+        projector_hidden_dim=512,
+        projector_out_dim=64,
+    )
+    return ViCMAE(**dict(tiny, **kwargs))
+
+
+MODELS = {
+    f.__name__: f
+    for f in (
+        vicmae_vit_debug,
+        vicmae_vit_tiny_patch8,
+        vicmae_vit_small_patch16,
+        vicmae_vit_base_patch16,
+        vicmae_vit_large_patch16,
+        vicmae_vit_huge_patch14,
+    )
+}

@@ -6,9 +6,10 @@
 __all__ = ['draw', 'FrameRule', 'window_frames', 'parse_rule', 'section_edges', 'sample_frames', 'shift_of', 'sample_clip',
            'test_views', 'crop_box']
 
-# %% ../nbs/03_sampling.ipynb #9f604812
+# %% ../nbs/03_sampling.ipynb #d71cad16
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -45,6 +46,7 @@ class FrameRule:
             window_frames(self.window, 1.0)
 
 # %% ../nbs/03_sampling.ipynb #14f75064
+@lru_cache(maxsize=1024)
 def window_frames(
     window: str,  # "whole", "2.0s" or "64"
     fps: float,  # source frames in a second
@@ -88,12 +90,12 @@ def section_edges(
     num_frames: int,  # in the clip
     fps: float,  # source frames in a second
     where: float,  # in [0, 1): where the window lies, 0 at the clip's start
-) -> np.ndarray:  # int64 [n + 1]; section k is edges[k] <= frame < edges[k + 1]
+) -> list[int]:  # [n + 1]; section k is edges[k] <= frame < edges[k + 1]
     """The n equal sections of the rule's window; a window longer than the clip is the clip."""
     length = min(window_frames(rule.window, fps), num_frames)
-    length = max(int(round(length)), 1)
+    length = max(round(length), 1)
     start = int(where * (num_frames - length + 1))
-    return start + np.arange(rule.n + 1) * length // rule.n
+    return [start + k * length // rule.n for k in range(rule.n + 1)]
 
 # %% ../nbs/03_sampling.ipynb #886a8aa4
 def sample_frames(
@@ -112,10 +114,10 @@ def sample_frames(
         first = rng.integers(num_frames - delta)
         steps = np.resize(1 + rng.permutation(delta), rule.n - 1)  # repeats where delta < n - 1
         return first + np.concatenate(([0], np.sort(steps)))
-    uniform = rng.random(rule.n + 1)
-    edges = section_edges(rule, num_frames, fps, uniform[0])
-    size = np.maximum(np.diff(edges), 1)  # an empty section takes its neighbour's frame
-    return edges[:-1] + (uniform[1:] * size).astype(np.int64)
+    where, *uniform = rng.random(rule.n + 1).tolist()
+    edges = section_edges(rule, num_frames, fps, where)
+    sizes = (max(high - low, 1) for low, high in zip(edges, edges[1:]))  # empty: as the next one
+    return np.array([low + int(u * size) for low, u, size in zip(edges, uniform, sizes)])
 
 # %% ../nbs/03_sampling.ipynb #1a786895
 def shift_of(
@@ -132,7 +134,7 @@ def _clip_offsets(num_frames: int, clip_len: int, stride: int) -> np.ndarray:
     """Offsets [clip_len] of a clip's frames from its first; steps shrink in a short video."""
     span = (clip_len - 1) * stride
     if num_frames < 1 or clip_len < 1 or stride < 1:
-        raise ValueError(f"{clip_len} frames at stride {stride} from {num_frames}: all must be >= 1")
+        raise ValueError(f"{clip_len} frames at stride {stride} of {num_frames}: all must be >= 1")
     if span < num_frames:
         return np.arange(clip_len) * stride
     return np.arange(clip_len) * (num_frames - 1) // max(clip_len - 1, 1)

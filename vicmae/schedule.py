@@ -14,15 +14,17 @@ LAMBDA_SCHEDULES = ("constant", "step", "linear", "cosine")
 
 
 def scheduled_lambda(
-    step: int,            # current step, from 0
-    value: float,         # full weight (0.025 in the paper, Table 3b)
-    kind: str = "cosine", # constant, step, linear, cosine
-    start: int = 0,       # first step of the ramp; before it the weight is 0
-    length: int = 0,      # steps of the ramp
+    step: int,  # current step, from 0
+    value: float,  # full weight (0.025 in the paper, Table 3b)
+    kind: str = "cosine",  # constant, step, linear, cosine
+    start: int = 0,  # first step of the ramp; before it the weight is 0
+    length: int = 0,  # steps of the ramp
 ) -> float:
     "Weight of the contrastive loss at a step (section 3: 'introduced using a schedule')."
     if kind not in LAMBDA_SCHEDULES:
-        raise ValueError(f"unknown λ schedule {kind!r}: choose one of {', '.join(LAMBDA_SCHEDULES)}")
+        raise ValueError(
+            f"unknown λ schedule {kind!r}: choose one of {', '.join(LAMBDA_SCHEDULES)}"
+        )
     if kind == "constant":
         return value
     if step < start:
@@ -34,11 +36,11 @@ def scheduled_lambda(
 
 # %% ../nbs/10_schedule.ipynb #37e43c23
 def warmup_cosine(
-    step: int,            # current step, from 0
-    peak: float,          # value after the warm-up
-    warmup: int,          # steps of linear warm-up
-    total: int,           # steps of the run
-    end: float = 0.0,     # value at the last step
+    step: int,  # current step, from 0
+    peak: float,  # value after the warm-up
+    warmup: int,  # steps of linear warm-up
+    total: int,  # steps of the run
+    end: float = 0.0,  # value at the last step
 ) -> float:
     "Linear warm-up, then half a cosine down to `end` (MAE; authors' code, per step)."
     if step < warmup:
@@ -57,19 +59,22 @@ def scaled_lr(
 # %% ../nbs/10_schedule.ipynb #f256debd
 def param_groups(
     named_parameters: Iterable,  # pairs (name, parameter), as model.named_parameters() gives them
-    weight_decay: float,         # for matrices; the rest gets 0
+    weight_decay: float,  # for matrices; the rest gets 0
 ) -> list[dict]:
     "Two optimiser groups, with and without decay; frozen parameters are left out (authors' code)."
     trained = [(n, p) for n, p in named_parameters if p.requires_grad]
     matrix = [p for _, p in trained if sum(s > 1 for s in p.shape) > 1]
     other = [p for _, p in trained if sum(s > 1 for s in p.shape) <= 1]
-    groups = [{"params": matrix, "weight_decay": weight_decay}, {"params": other, "weight_decay": 0.0}]
+    groups = [
+        {"params": matrix, "weight_decay": weight_decay},
+        {"params": other, "weight_decay": 0.0},
+    ]
     return [g for g in groups if g["params"]]
 
 # %% ../nbs/10_schedule.ipynb #09905886
 def layer_scales(
-    depth: int,    # encoder blocks
+    depth: int,  # encoder blocks
     decay: float,  # factor from one layer to the one below, in (0, 1]
 ) -> list[float]:  # depth + 2 factors: embedding, blocks, head
-    "Learning-rate factors by layer: 1 for the head, times `decay` for each layer below (BEiT, MAE)."
+    "Learning-rate factors by layer: 1 for the head, x `decay` for each layer below (BEiT, MAE)."
     return [decay ** (depth + 1 - layer) for layer in range(depth + 2)]

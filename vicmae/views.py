@@ -106,7 +106,8 @@ def center_view(
     height, width = image.shape[-2:]
     side = max(round(min(height, width) * crop_pct), 1)
     top, left = (height - side) // 2, (width - side) // 2
-    return F.resized_crop_image(image, top, left, side, side, [size, size], antialias=True)
+    square = image[..., top:top + side, left:left + side]
+    return F.resize_image(square, [size, size], antialias=True)
 
 
 def make_view(
@@ -121,8 +122,9 @@ def make_view(
     if policy.crop is None:
         image = center_view(image, size)
     else:
-        box = crop_params(*image.shape[-2:], policy.crop, uniform)
-        image = F.resized_crop_image(image, *box, [size, size], antialias=True)
+        top, left, height, width = crop_params(*image.shape[-2:], policy.crop, uniform)
+        crop = image[..., top:top + height, left:left + width]
+        image = F.resize_image(crop, [size, size], antialias=True)
     if uniform[22] < policy.flip:
         image = F.horizontal_flip_image(image)
     return change_colour(image, policy, uniform[23:], view)

@@ -22,10 +22,8 @@ import numpy as np
 
 # %% ../nbs/01_world.ipynb #7b25bdef
 def smooth_paths(
-    z: np.ndarray,  # [C, K] standard normal draws: the frequencies
-    phase: np.ndarray,  # [C, K] uniform draws in [0, 2 pi)
-    times: np.ndarray,  # [T] in clip lengths
-    tau: float,  # correlation time in clip lengths; inf stands still
+    z: np.ndarray, phase: np.ndarray,  # [C, K] draws: standard normal; uniform in [0, 2 pi)
+    times: np.ndarray, tau: float,  # [T] and correlation time in clip lengths; inf stands still
 ) -> np.ndarray:  # [C, T]
     """C smooth random paths, mean 0, variance 1, correlation exp(-(d / tau)^2) at lag d."""
     omega = math.sqrt(2) * z / tau
@@ -123,9 +121,8 @@ def _pill(u, v, p):
     w = _mix(p[0], 0.35, 0.5)
     return _box(u, v, 0.97, w, w), _stripes(u + 0.3 * p[2], _mix(p[1], 0.4, 0.55))
 
-_SHAPES = {"ring": _ring, "target": _target, "star": _star, "cross": _cross, "checker": _checker,
-           "triangle": _triangle, "crescent": _crescent, "dumbbell": _dumbbell, "comb": _comb,
-           "pill": _pill}
+_SHAPES = {f.__name__[1:]: f for f in (_ring, _target, _star, _cross, _checker, _triangle,
+                                       _crescent, _dumbbell, _comb, _pill)}
 OBJECTS = tuple(_SHAPES)
 
 # %% ../nbs/01_world.ipynb #8779db25
@@ -135,20 +132,11 @@ def instance_shape(obj: int, instance: int) -> np.ndarray:  # [4], each in [0, 1
     """What makes one individual: stroke, aspect, lobes, roundness, period of marks."""
     return np.random.default_rng([obj, instance]).random(4)
 
-def shape_field(
-    obj: int,  # index into OBJECTS
-    shape: np.ndarray,  # [4] from `instance_shape`
-    u: np.ndarray,  # object coordinate to the right; the object fits into [-1, 1]
-    v: np.ndarray,  # object coordinate downwards, same shape as u
-) -> tuple:  # two arrays like u, in object units
-    """Signed distances (negative inside) to the object and to the marks drawn on it."""
+def shape_field(obj: int, shape: np.ndarray, u: np.ndarray, v: np.ndarray) -> tuple:
+    """Signed distances (negative inside) to the object and to its marks, at points (u, v)."""
     return _SHAPES[OBJECTS[obj]](u, v, shape)
 
-# %% ../nbs/01_world.ipynb #96f4230e
-def _saw(a):
-    "To and fro between -1 and 1 at constant speed, once in 2 pi."
-    return 2 * np.abs(2 * np.mod(a / (2 * math.pi), 1) - 1) - 1
-
+# %% ../nbs/01_world.ipynb #21e568f5
 # t times [T], a angle [T], s sense (-1 or 1), d direction (radians); dx, dy in frame widths
 _MOTIONS = {
     "drift": lambda t, a, s, d: {"dx": 0.5 * (t - 0.5) * math.cos(d),
@@ -159,7 +147,7 @@ _MOTIONS = {
     "swing": lambda t, a, s, d: {"turn": 0.9 * np.sin(a), "dx": -0.2 * np.sin(0.9 * np.sin(a)),
                                  "dy": 0.2 * np.cos(0.9 * np.sin(a)) - 0.15},  # a pendulum
     "bounce": lambda t, a, s, d: {"dy": 0.17 - 0.34 * np.abs(np.sin(a / 2))},
-    "zigzag": lambda t, a, s, d: {"dx": 0.18 * _saw(a), "dy": 0.3 * s * (t - 0.5)},
+    "zigzag": lambda t, a, s, d: {"dx": 0.115 * np.arcsin(np.sin(a)), "dy": 0.3 * s * (t - 0.5)},
 }
 MOTIONS = tuple(_MOTIONS)
 
@@ -180,26 +168,21 @@ class Scene:
 
     def paths(self, times: np.ndarray) -> dict:  # [T] clip lengths -> {nuisance: [channels, T]}
         """Every nuisance's smooth random paths at the given times."""
-        out, k = {}, 0
-        for name, n in NUISANCES.items():
-            z, phase, k = self.z[k:k + n], self.phase[k:k + n], k + n
-            out[name] = smooth_paths(z, phase, times, getattr(self.config, name))
-        return out
+        ends = np.cumsum(list(NUISANCES.values()))[:-1]
+        draws = zip(NUISANCES, np.split(self.z, ends), np.split(self.phase, ends))
+        return {k: smooth_paths(z, p, times, getattr(self.config, k)) for k, z, p in draws}
 
 # %% ../nbs/01_world.ipynb #8edbf497
-def _index(value, names, what):
-    "Position of a class given by name or number; None and -1 pass."
-    if value in names:
-        return names.index(value)
-    if value is None or (not isinstance(value, str) and -1 <= value < len(names)):
-        return value
-    raise ValueError(f"There is no {what} {value!r}: choose one of {', '.join(names)}.")
+def _index(value, names, drawn):
+    "Position of a class given by name or number (-1 is none), or the one drawn."
+    value = names.index(value) if value in names else drawn if value is None else value
+    if isinstance(value, str) or not -1 <= value < len(names):
+        raise ValueError(f"There is no class {value!r}: choose one of {', '.join(names)}.")
+    return int(value)
 
 def make_scene(
-    seed: int,  # 0 or more
-    split: str = "train",  # train | val: which individuals may appear
-    object: int | str | None = None,  # class, by name or number; None draws one
-    motion: int | str | None = None,  # class, by name or number; None draws one, -1 stands still
+    seed: int, split: str = "train", object: int | str | None = None,
+    motion: int | str | None = None,  # as in `make_clip`; -1 is none
     config: WorldConfig | None = None,
     kind: str = "clip",  # clip | picture: those of one seed differ
 ) -> Scene:
@@ -210,8 +193,7 @@ def make_scene(
     config, ids = config or WorldConfig(), INSTANCES[split]
     rng = np.random.default_rng([seed, list(INSTANCES).index(split), kind == "clip"])
     drawn = rng.integers([len(OBJECTS), len(MOTIONS), len(ids)])
-    obj, mot = _index(object, OBJECTS, "object"), _index(motion, MOTIONS, "motion")
-    obj, mot = int(drawn[0] if obj is None else obj), int(drawn[1] if mot is None else mot)
+    obj, mot = _index(object, OBJECTS, drawn[0]), _index(motion, MOTIONS, drawn[1])
     instance, channels = ids[drawn[2]], (sum(NUISANCES.values()), 8)
     z, phase = rng.standard_normal(channels), rng.uniform(0, 2 * math.pi, channels)
     speed = rng.uniform(1.5, 2.5), rng.random(), rng.choice([-1, 1]), rng.uniform(0, 2 * math.pi)
@@ -223,30 +205,22 @@ def _unit(x):
     "Squash a path of variance 1 into (0, 1), nearly uniform."
     return 0.5 + 0.5 * np.tanh(0.85 * x)
 
-def scene_poses(
-    scene: Scene,
-    times: np.ndarray,  # [T] in clip lengths
-    size: int,  # pixels
-) -> np.ndarray:  # float32 [T, 2, 3], object (u, v, 1) -> pixel (x, y)
-    """Where the object lies: motion class plus wandering, turned, foreshortened, sheared, scaled."""
+def scene_poses(scene: Scene, times: np.ndarray, size: int) -> np.ndarray:
+    """Poses float32 [T, 2, 3] at times [T] (clip lengths): object (u, v, 1) -> pixel (x, y)."""
     path, move = scene.paths(times), {}
     if scene.motion >= 0:
         cycles, first, sense, direction = scene.speed
         angle = 2 * math.pi * (cycles * times + first)
         move = _MOTIONS[MOTIONS[scene.motion]](times, angle, sense, direction)
-    radius = size / 2 * _mix(_unit(path["size"][0]), *scene.config.diameter)
-    radius = radius * np.exp(move.get("grow", 0))
+    radius = _mix(_unit(path["size"][0]), *scene.config.diameter) * np.exp(move.get("grow", 0))
     turn = scene.config.turn_std * path["turn"][0] + move.get("turn", 0)
     narrow, shear = np.exp(-0.2 * np.abs(path["view"][0])), 0.2 * path["view"][1]
     cos, sin = np.cos(turn), np.sin(turn)
-    poses = np.empty((len(times), 2, 3), np.float32)
-    poses[:, 0, 0] = radius * (narrow * cos + shear * sin)
-    poses[:, 0, 1] = radius * (shear * cos - narrow * sin)
-    poses[:, 1, 0], poses[:, 1, 1] = radius * sin, radius * cos
-    for axis, key in enumerate(("dx", "dy")):
-        offset = 0.05 * path["position"][axis] + move.get(key, 0)
-        poses[:, axis, 2] = (size - 1) / 2 + size * offset
-    return poses
+    x, y = (0.05 * p + move.get(k, 0) + 0.5 for k, p in zip(("dx", "dy"), path["position"]))
+    rows = [[radius / 2 * (narrow * cos + shear * sin), radius / 2 * (shear * cos - narrow * sin), x],
+            [radius / 2 * sin, radius / 2 * cos, y]]
+    poses = size * np.array(rows).transpose(2, 0, 1)  # in frame widths so far, from a corner
+    return (poses - [0, 0, 0.5]).astype(np.float32)  # the corner's pixel has its centre at 0
 
 # %% ../nbs/01_world.ipynb #a75826f1
 def _frames(a):
@@ -304,13 +278,12 @@ def _paint(scene, path, poses, size):
     return frames, alpha * (1 - bar) > 0.5
 
 # %% ../nbs/01_world.ipynb #aa7daf50
-def render(
-    scene: Scene,
-    times: np.ndarray,  # [T] in clip lengths; any times, in any order
-    size: int,  # pixels
-) -> tuple:  # frames uint8 [T, H, W, 3], masks bool [T, H, W], poses float32 [T, 2, 3]
-    """Pixels, visible object pixels and poses of a scene at the given times."""
+def render(scene: Scene, times: np.ndarray, size: int) -> tuple:
+    """Frames [T, H, W, 3], masks [T, H, W], poses [T, 2, 3] at any times [T] (clip lengths)."""
     times = np.asarray(times, np.float64)
+    if not len(times) or size < 8:
+        raise ValueError(f"A clip needs 1 frame or more of 8 pixels or more; got {len(times)} "
+                         f"of {size}.")
     path, poses = scene.paths(times), scene_poses(scene, times, size)
     step = max(1, 2**15 // size**2)  # a few frames at a time stay in the processor's cache
     parts = [_paint(scene, {k: p[:, i:i + step] for k, p in path.items()}, poses[i:i + step], size)
@@ -342,33 +315,23 @@ def make_clip(
     config: WorldConfig | None = None,
 ) -> Clip:  # T == num_frames
     """A labelled clip with masks and poses."""
-    if num_frames < 1 or size < 8:
-        raise ValueError(f"A clip needs at least 1 frame of 8 pixels; got num_frames={num_frames} "
-                         f"and size={size}.")
     scene = make_scene(seed, split, object, motion, config)
     frames, masks, poses = render(scene, np.arange(num_frames) / num_frames, size)
     return Clip(frames, masks, poses, scene.object, scene.motion, scene.instance, seed, fps)
 
 # %% ../nbs/01_world.ipynb #6ecb5a4b
 def make_picture(
-    seed: int,  # 0 or more; the pixels follow from the arguments alone
-    split: str = "train",  # train | val: disjoint individuals
-    size: int = 96,  # pixels, height and width
-    object: int | str | None = None,  # class, by name or number; None draws one
+    seed: int, split: str = "train", size: int = 96, object: int | str | None = None,
     config: WorldConfig | None = None,
 ) -> Clip:  # T == 1, motion == -1
-    """A labelled picture: one instant of a scene that nobody filmed."""
+    """A labelled picture: one instant of a scene that nobody filmed. Arguments as in `make_clip`."""
     scene = make_scene(seed, split, object, -1, config, kind="picture")
     frames, masks, poses = render(scene, np.zeros(1), size)
     return Clip(frames, masks, poses, scene.object, -1, scene.instance, seed)
 
 # %% ../nbs/01_world.ipynb #5ccd6bd1
-def correspond(
-    pose_a: np.ndarray,  # [2, 3] object -> pixel in frame a
-    pose_b: np.ndarray,  # [2, 3] object -> pixel in frame b
-    points: np.ndarray,  # [N, 2] points (x, y) in frame a, pixels; [row, column] is (column, row)
-) -> np.ndarray:  # [N, 2] the same points of the object in frame b, pixels
-    """Follow points of the object from frame a to frame b."""
+def correspond(pose_a: np.ndarray, pose_b: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Where points [N, 2] (x, y) of frame a's object lie in frame b, by the poses [2, 3] of both."""
     pose_a, pose_b = np.asarray(pose_a, np.float64), np.asarray(pose_b, np.float64)
     on_object = (np.asarray(points) - pose_a[:, 2]) @ np.linalg.inv(pose_a[:, :2]).T
     return on_object @ pose_b[:, :2].T + pose_b[:, 2]
@@ -388,14 +351,14 @@ def plan_world(clips: int, pictures: int, split: str = "train", seed: int = 0) -
 
 # %% ../nbs/01_world.ipynb #15233b11
 def _encode(path, clip, crf):
-    "H.264 with a key frame every 12 frames; one thread, so that the bytes repeat."
+    "H.264 with a key frame every 12 frames; one thread and no mbtree, so that the bytes repeat."
     import av
 
     with av.open(str(path), "w", format="mp4", options={"fflags": "+bitexact"}) as box:
         stream = box.add_stream("libx264", rate=Fraction(clip.fps).limit_denominator(1001))
         stream.height, stream.width = clip.frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
-        stream.options = {"crf": str(crf), "g": "12", "preset": "medium", "threads": "1"}
+        stream.options = {"crf": str(crf), "g": "12", "threads": "1", "x264-params": "mbtree=0"}
         for frame in clip.frames:
             box.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         box.mux(stream.encode())
@@ -420,25 +383,23 @@ def _write_file(job):
 
 def _write_text(path, text):
     part = path.with_name(path.name + ".part")
-    part.write_text(text)
+    part.write_text(text + "\n")
     os.replace(part, path)
 
 def _claim(out, settings):
-    "Note the settings in out/world.json, or check that those found there are the same."
+    "Note the settings in out/world.json; refuse a folder that holds something else."
     if out.is_file():
         raise ValueError(f"{out} is a file: name a folder to write to.")
     note, settings = out / "world.json", json.loads(json.dumps(settings))
-    if note.exists():
-        old = json.loads(note.read_text())
-        differ = [k for k in settings if old.get(k) != settings[k]]
-        if differ:
-            raise ValueError(f"{out} holds a world with another {' and '.join(differ)}: "
-                             f"name another folder or repeat the settings in {note}.")
-    elif (out / "manifest.csv").exists():
-        raise ValueError(f"{out} holds a manifest.csv that is not of this generator: "
-                         f"name another folder.")
+    if (out / "manifest.csv").exists() and not note.exists():
+        raise ValueError(f"{out} holds a manifest.csv of another maker: name another folder.")
+    old = json.loads(note.read_text()) if note.exists() else settings
+    differ = [k for k in settings if old.get(k) != settings[k]]
+    if differ:
+        raise ValueError(f"{out} holds a world with another {' and '.join(differ)}: "
+                         f"name another folder or repeat the settings in {note}.")
     out.mkdir(parents=True, exist_ok=True)
-    _write_text(note, json.dumps(settings, indent=1) + "\n")
+    _write_text(note, json.dumps(settings, indent=1))
 
 def _end_with_parent():
     "A worker must not outlive a parent that was killed."
@@ -450,8 +411,7 @@ def _end_with_parent():
 def _in_parallel(jobs, workers):
     "Do the jobs in this process (workers <= 1) or in a pool; yields once a file."
     if workers <= 1:
-        yield from map(_write_file, jobs)
-        return
+        return (yield from map(_write_file, jobs))
     context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads
     with ProcessPoolExecutor(workers, context, initializer=_end_with_parent) as pool:
         yield from pool.map(_write_file, jobs, chunksize=8)
@@ -478,9 +438,11 @@ def write_world(
     """
     from tqdm import tqdm
 
-    if size % 2 or min(clips, pictures, seed) < 0 or max(clips, pictures) > 10**8 or seed > 9999:
-        raise ValueError(f"A world needs an even size, counts of 0 or more and a seed of 0 to 9999;"
-                         f" got size={size}, clips={clips}, pictures={pictures}, seed={seed}.")
+    if size % 2 or min(clips, pictures, seed) < 0 or seed > 9999 or fps <= 0:
+        raise ValueError(f"A world needs an even size, counts of 0 or more, a rate above 0 and a "
+                         f"seed of 0 to 9999; got size={size}, clips={clips}, pictures={pictures}, "
+                         f"fps={fps}, seed={seed}.")
+    make_clip(seed, split, min(num_frames, 1), size)  # refuses a bad split, length or size
     out, config = Path(out), config or WorldConfig()
     settings = {"world": 1, "split": split, "seed": seed, "num_frames": num_frames, "size": size,
                 "fps": fps, "crf": crf, "quality": quality, "config": asdict(config)}
@@ -491,4 +453,4 @@ def write_world(
     for _ in tqdm(done, total=len(rows), unit="file", disable=not progress):
         pass
     lines = ["path,kind,label,motion,split,seed", *(",".join(map(str, r.values())) for r in rows)]
-    _write_text(out / "manifest.csv", "\n".join(lines) + "\n")
+    _write_text(out / "manifest.csv", "\n".join(lines))

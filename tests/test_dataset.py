@@ -1,0 +1,338 @@
+"""Batches are the same everywhere, and a file that cannot be read stops nothing."""
+import json
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vicmae.dataset import (BatchPlan, DataError, ErrorReport, FrameCache, PairDataset, Sample,
+                            find_samples, hash_batch, join_ranks, make_loader)
+
+SIZE, PATCH, BATCH = 32, 8, 16
+
+
+def write_clip(path, seed, frames=12):
+    import av
+    rng = np.random.default_rng(seed)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("h264", rate=12)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        start = rng.integers(0, 200, (6, 8, 3))
+        for t in range(frames):
+            image = np.kron(np.roll(start, t, 1), np.ones((8, 8, 1))).astype(np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def write_picture(path, seed):
+    from PIL import Image
+    pixels = np.random.default_rng(seed).integers(0, 255, (6, 8, 3), np.uint8)
+    Image.fromarray(pixels).resize((64, 48)).save(path)
+
+
+def add_bad_files(folder, clip, picture):
+    """One of each kind that cannot be read; returns their names."""
+    movie, photo = clip.read_bytes(), picture.read_bytes()
+    (folder / "cut.mp4").write_bytes(movie[:len(movie) // 3])
+    (folder / "empty.mp4").touch()
+    (folder / "text.mp4").write_text("this is no video\n" * 20)
+    (folder / "zeros.mp4").write_bytes(bytes(5000))
+    (folder / "dangling.mp4").symlink_to(folder / "nowhere.mp4")
+    (folder / "folder.mp4").mkdir()
+    os.mkfifo(folder / "pipe.mp4")
+    (folder / "picture.mp4").write_bytes(photo[:60])
+    (folder / "cut.jpg").write_bytes(photo[:200])
+    (folder / "empty.png").touch()
+    (folder / "text.jpg").write_text("this is no picture")
+    (folder / "dangling.jpg").symlink_to(folder / "nowhere.jpg")
+    os.mkfifo(folder / "pipe.jpg")
+    return {path.name for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """24 clips and 16 pictures, and 13 files that cannot be read."""
+    home = tmp_path_factory.mktemp("home")
+    for i in range(24):
+        (home / f"class{i % 3}").mkdir(exist_ok=True)
+        write_clip(home / f"class{i % 3}" / f"clip{i}.mp4", i)
+        if i < 16:
+            write_picture(home / f"class{i % 3}" / f"picture{i}.png", i)
+    (home / "bad").mkdir()
+    add_bad_files(home / "bad", home / "class0" / "clip0.mp4", home / "class0" / "picture0.png")
+    return home
+
+
+@pytest.fixture(scope="module")
+def samples(home):
+    return find_samples(home)
+
+
+def dataset(samples, rank=0, world=1, **options):
+    options = {"batch_size": BATCH, "img_size": SIZE, "patch_size": PATCH, "seed": 3,
+               "time_limit": 20.0, **options}
+    return PairDataset(samples, rank=rank, world=world, **options)
+
+
+def hashes(samples, world, workers, start, stop, **options):
+    loaders = [make_loader(dataset(samples, rank, world, **options), start, stop, workers)
+               for rank in range(world)]
+    return [hash_batch(join_ranks(shares)) for shares in zip(*loaders)]
+
+
+# --- the same batches everywhere -----------------------------------------------------------------
+
+def test_same_batches_for_workers_and_ranks_and_after_a_resume(samples):
+    reference = hashes(samples, 1, 0, 0, 6)
+    assert len(set(reference)) == 6
+    for world, workers in ((1, 1), (1, 2), (2, 0), (4, 0), (2, 1)):
+        assert hashes(samples, world, workers, 0, 6) == reference, (world, workers)
+    assert hashes(samples, 1, 0, 3, 6) == reference[3:]  # resumed from the middle
+    assert hashes(samples, 2, 1, 4, 6) == reference[4:]
+
+
+def test_same_batches_with_several_pairs_a_video(samples):
+    options = {"pairs_per_video": 2, "rule": "distant:6"}
+    reference = hashes(samples, 1, 0, 0, 3, **options)
+    assert hashes(samples, 2, 1, 0, 3, **options) == reference
+    assert hashes(samples, 4, 0, 0, 3, **options) == reference
+    batch = dataset(samples, **options)[0]
+    pairs = batch["video"].view(-1, 2)
+    clips = batch["kind"].view(-1, 2)[:, 0] == 1
+    assert (pairs[clips, 0] == pairs[clips, 1]).all() and (pairs[~clips, 0] != pairs[~clips, 1]).all()
+    assert not torch.equal(batch["views"][::2], batch["views"][1::2])
+    assert (batch["shift"][batch["kind"] == 1] == 6).all()
+
+
+def test_seed_changes_batches(samples):
+    assert hashes(samples, 1, 0, 0, 1) != hashes(samples, 1, 0, 0, 1, seed=4)
+
+
+def test_contract(samples):
+    batch = dataset(samples, rule="distant")[0]
+    expected = {"views": (torch.uint8, (BATCH, 2, 3, SIZE, SIZE)), "times": (torch.float32, (BATCH, 2)),
+                "noise": (torch.float32, (BATCH, 2, (SIZE // PATCH) ** 2)), "shift": (torch.float32, (BATCH,)),
+                **{key: (torch.int64, (BATCH,)) for key in ("kind", "sample", "video", "label")}}
+    for key, (dtype, shape) in expected.items():
+        assert batch[key].dtype == dtype and batch[key].shape == shape, key
+    assert set(batch) == {*expected, "errors"}
+    assert batch["sample"].tolist() == list(range(BATCH))
+    pictures = batch["kind"] == 0
+    assert 0 < pictures.sum() < BATCH
+    assert (batch["times"][pictures] == 0).all() and batch["shift"][pictures].isinf().all()
+    for video, kind, label in zip(batch["video"], batch["kind"], batch["label"]):
+        sample = samples[video]
+        assert sample.kind == ("picture", "clip")[kind] and sample.label_id == label
+
+
+# --- files that cannot be read -------------------------------------------------------------------
+
+def test_bad_files_are_replaced_and_named(home, samples):
+    bad = {path.name for path in (home / "bad").iterdir()}
+    assert len(bad) == 13
+    report, start = ErrorReport(), time.time()
+    for batch in make_loader(dataset(samples), 0, 8, 1):
+        report.add(batch["errors"])
+        names = [Path(samples[i].path).name for i in batch["video"].tolist()]
+        assert len(set(names)) == BATCH and not bad & set(names)
+    assert time.time() - start < 40
+    assert {Path(path).name for path in report.files} == bad
+    assert all(Path(path).name in entry["reason"] for path, entry in report.files.items())
+    report.write(home / "skipped.jsonl")
+    rows = [json.loads(line) for line in (home / "skipped.jsonl").read_text().splitlines()]
+    assert {row["path"] for row in rows} == set(report.files)
+    assert ErrorReport(home / "skipped.jsonl").files == report.files
+    assert f"{len(bad)} files could not be read" in report.summary()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_nothing_readable_ends_in_one_sentence(tmp_path, workers):
+    for i in range(20):
+        (tmp_path / f"{i}.mp4").write_text("no video")
+    with pytest.raises(DataError, match="not one file") as error:
+        next(iter(make_loader(dataset(find_samples(tmp_path)), 0, 4, workers)))
+    assert "\n" not in str(error.value)
+    with pytest.raises(DataError, match="not one of 20 files"):
+        FrameCache(find_samples(tmp_path), SIZE)
+
+
+class Pretend(PairDataset):
+    """A set of files that exist only by number; those in `broken` cannot be read."""
+    broken = frozenset()
+    opened = ()
+
+    def _load(self, step, file, repeat, count):
+        self.opened = (*self.opened, file)
+        if file in self.broken:
+            raise OSError(f"{file} is broken")
+        image = torch.full((3, 8, 8), file, dtype=torch.uint8)
+        return [([0, 0], [image, image], 0.0)] * count
+
+
+def pretend(kinds, broken, batch_size=BATCH, **options):
+    names = ("picture", "clip")
+    samples = [Sample(f"{i}", names[kind]) for i, kind in enumerate(kinds)]
+    made = Pretend(samples, batch_size, img_size=8, patch_size=4, **options)
+    made.broken = frozenset(broken)
+    return made
+
+
+def whole(kinds, broken, step, world=1, **options):
+    return join_ranks([pretend(kinds, broken, rank=r, world=world, **options)[step] for r in range(world)])
+
+
+def test_replacement_follows_from_seed_epoch_and_place_alone():
+    kinds = np.repeat((0, 1), (60, 140))
+    plan = pretend(kinds, ()).plan
+    kind, file, slot = plan.places(5)
+    for broken in ({file[3]}, {file[3], file[4]}, set(file.tolist())):
+        batch = whole(kinds, broken, 5)
+        expected = plan.candidates(kind[3], 5)[slot[3]]  # whatever else is broken
+        assert batch["video"][3] == expected
+        assert len(set(batch["video"].tolist())) == BATCH
+        assert not set(batch["video"].tolist()) & broken
+    broken = {file[3], plan.candidates(kind[3], 5)[slot[3]]}
+    batch = whole(kinds, broken, 5)
+    assert batch["video"][3] == plan.candidates(kind[3], 5)[slot[3] + plan.share[kind[3]]]
+    assert [error["place"] for error in batch["errors"]] == [3, 3]
+
+
+@pytest.mark.parametrize("files, bad", [(20, 1), (20, 3), (18, 2), (24, 7), (40, 20), (17, 1)])
+def test_tiny_sets_use_every_free_file_before_one_twice(files, bad):
+    rng = np.random.default_rng(files * 100 + bad)
+    for trial in range(6):
+        kinds = np.ones(files, int)
+        broken = set(rng.choice(files, bad, replace=False).tolist())
+        plan = pretend(kinds, ()).plan
+        free = files - bad - plan.batch_size
+        for step in range(4):
+            batch = whole(kinds, broken, step)
+            video = batch["video"].tolist()
+            assert not set(video) & broken
+            assert len(set(video)) == min(plan.batch_size, plan.batch_size + free)
+            for world in (2, 4):
+                assert hash_batch(whole(kinds, broken, step, world)) == hash_batch(batch)
+
+
+def test_a_sample_drawn_twice_is_another_draw():
+    batch = whole(np.ones(16, int), {2, 9}, 0)  # nobody can step in
+    video = batch["video"].tolist()
+    assert len(set(video)) == 14
+    assert len({row.numpy().tobytes() for row in batch["noise"]}) == BATCH
+
+
+def test_one_kind_unreadable_is_filled_from_the_other():
+    kinds = np.repeat((0, 1), (40, 40))
+    batch = whole(kinds, range(40), 1, video_ratio=0.5)
+    assert (batch["kind"] == 1).all() and (batch["video"] >= 40).all()
+    assert len({row.numpy().tobytes() for row in batch["noise"]}) == BATCH
+
+
+def test_what_was_found_bad_does_not_change_the_choice():
+    kinds = np.repeat((0, 1), (60, 140))
+    broken = set(np.random.default_rng(0).choice(200, 60, replace=False).tolist())
+    walked = pretend(kinds, broken)
+    steps = [hash_batch(walked[step]) for step in range(12)]  # a process that has seen them all
+    assert steps == [hash_batch(pretend(kinds, broken)[step]) for step in range(12)]
+
+
+def test_a_file_that_cannot_be_opened_is_tried_once(samples, monkeypatch):
+    import vicmae.dataset
+    tried = []
+
+    def refuse(path, **options):
+        tried.append(path)
+        raise OSError(f"{path} is on strike")
+
+    monkeypatch.setattr(vicmae.dataset, "open_video", refuse)
+    pictures_too = dataset(samples, video_ratio=0.5)
+    first, second = pictures_too[0], pictures_too[0]
+    assert hash_batch(first) == hash_batch(second) and len(tried) == len(set(tried))
+    assert [e["path"] for e in first["errors"]] == [e["path"] for e in second["errors"]]
+
+
+def test_manifest_rows_without_a_file(home, tmp_path):
+    clips = sorted((home / "class0").glob("*.mp4"))
+    rows = [f"{clip},a" for clip in clips] + ["gone.mp4,b"]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label", *rows]))
+    samples = find_samples(tmp_path / "list.csv")
+    assert len(samples) == len(clips) + 1
+    cache = FrameCache(samples, SIZE)
+    assert len(cache.samples) == len(clips)
+    assert f"list.csv line {len(clips) + 2}" in cache.errors[0]["reason"]
+
+
+# --- the cache -----------------------------------------------------------------------------------
+
+def test_cache_leaves_bad_files_out_and_names_them(home, samples, tmp_path):
+    memory = FrameCache(samples, SIZE)
+    disk = FrameCache(samples, SIZE, "disk", tmp_path)
+    bad = {path.name for path in (home / "bad").iterdir()}
+    assert {Path(error["path"]).name for error in memory.errors} == bad
+    assert len(memory.samples) == len(samples) - len(bad) and disk.samples == memory.samples
+    reference = hashes(samples, 1, 0, 0, 3, cache=memory)
+    for world, workers, cache in ((1, 2, memory), (2, 1, disk), (4, 0, disk)):
+        assert hashes(samples, world, workers, 0, 3, cache=cache) == reference
+    made = dataset(samples, cache=memory)
+    assert made.errors == memory.errors and not made[0]["errors"]
+
+
+def test_a_changed_file_is_decoded_again(tmp_path):
+    write_clip(tmp_path / "a.mp4", 1)
+    samples, folder = find_samples(tmp_path / "a.mp4"), tmp_path / "cache"
+    before = FrameCache(samples, SIZE, "disk", folder)[0][0].copy()
+    entry = next(folder.glob("*.npy"))
+    stamp = entry.stat().st_mtime_ns
+    FrameCache(samples, SIZE, "disk", folder)
+    assert entry.stat().st_mtime_ns == stamp  # used, not written again
+    write_clip(tmp_path / "a.mp4", 2, frames=15)
+    after = FrameCache(samples, SIZE, "disk", folder)[0][0]
+    assert after.shape[0] == 15 and not np.array_equal(before, after[:12])
+    assert not [path for path in folder.iterdir() if path.suffix not in (".npy", ".json")]
+
+
+def test_a_half_written_entry_is_not_used(tmp_path):
+    write_clip(tmp_path / "a.mp4", 1)
+    samples, folder = find_samples(tmp_path / "a.mp4"), tmp_path / "cache"
+    whole_entry = FrameCache(samples, SIZE, "disk", folder)[0][0].copy()
+    next(folder.glob("*.json")).unlink()  # killed between the frames and the note that closes them
+    next(folder.glob("*.npy")).write_bytes(b"half")
+    assert np.array_equal(FrameCache(samples, SIZE, "disk", folder)[0][0], whole_entry)
+
+
+# --- small and odd sets --------------------------------------------------------------------------
+
+def test_two_clips_in_a_plain_folder(tmp_path):
+    for i in range(2):
+        write_clip(tmp_path / f"{i}.mp4", i)
+    made = dataset(find_samples(tmp_path), batch_size=64)
+    assert made.plan.batch_size == 2 and "instead of 64" in made.plan.notes[0]
+    batch = made[0]
+    assert batch["views"].shape[0] == 2 and (batch["label"] == -1).all()
+
+
+def test_plan_without_one_kind():
+    for kinds, expected in ((np.ones(40, int), (0, 16)), (np.zeros(40, int), (16, 0))):
+        plan = BatchPlan(kinds, 16, video_ratio=0.5)
+        assert plan.share == expected and "video_ratio" in plan.notes[0]
+        assert plan.steps_per_epoch == 2
+    assert not BatchPlan(np.ones(40, int), 16).notes
+    with pytest.raises(DataError):
+        BatchPlan(np.ones(3, int), 16, world=4)
+
+
+@pytest.mark.parametrize("pairs", [1, 2, 4])
+@pytest.mark.parametrize("ratio", [None, 0.0, 0.3, 0.5, 1.0])
+def test_plan_holds_no_file_twice_and_splits_evenly(pairs, ratio):
+    kinds = np.repeat((0, 1), (70, 50))
+    plan = BatchPlan(kinds, 32, video_ratio=ratio, pairs_per_video=pairs, world=4)
+    for step in range(25):
+        kind, file, slot = plan.places(step)
+        assert len(file) == 32 and (kinds[file] == kind).all()
+        assert len(set(file[kind == 0])) == (kind == 0).sum()
+        assert len(set(file[kind == 1])) * pairs == (kind == 1).sum()
+        if ratio is not None:
+            assert abs((kind == 1).mean() - ratio) <= pairs / 32
