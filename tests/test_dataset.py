@@ -254,6 +254,38 @@ def test_a_file_that_cannot_be_opened_is_tried_once(samples, monkeypatch):
     assert [e["path"] for e in first["errors"]] == [e["path"] for e in second["errors"]]
 
 
+def test_frames_that_fail_do_not_brand_the_file(samples, monkeypatch):
+    """Some frames of a clip fail: it is replaced where they are asked for, and only there."""
+    import vicmae.dataset
+    real = vicmae.dataset.open_video
+
+    class Scratched:
+        def __init__(self, path, **options):
+            self.video = real(path)
+            self.num_frames, self.fps = self.video.num_frames, self.video.fps
+
+        def frames(self, indices):
+            if self.video.path.endswith(("1.mp4", "2.mp4")) and 3 in indices:
+                raise OSError(f"{self.video.path}: frame 3 is damaged")
+            return self.video.frames(indices)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            self.video.close()
+
+    monkeypatch.setattr(vicmae.dataset, "open_video", Scratched)
+    walked = dataset(samples)
+    errors, steps = [], []
+    for step in range(6):
+        batch = walked[step]
+        errors += batch["errors"]
+        steps.append(hash_batch(batch))
+    assert any("frame 3" in error["reason"] for error in errors)
+    assert steps == [hash_batch(dataset(samples)[step]) for step in range(6)]
+
+
 def test_manifest_rows_without_a_file(home, tmp_path):
     clips = sorted((home / "class0").glob("*.mp4"))
     rows = [f"{clip},a" for clip in clips] + ["gone.mp4,b"]

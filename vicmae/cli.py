@@ -43,13 +43,14 @@ def _parse(target, command: str, args: list[str], **options):
 
 # %% ../nbs/26_cli.ipynb #6dd6aa13
 def _recipe_name(args: list[str]) -> str:
-    "The value of --recipe in a list of arguments; debug if it is not there."
+    "The (last) value of --recipe in a list of arguments; debug if it is not there."
+    name = "debug"
     for i, arg in enumerate(args):
         if arg == "--recipe" and i + 1 < len(args):
-            return args[i + 1]
+            name = args[i + 1]
         if arg.startswith("--recipe="):
-            return arg.split("=", 1)[1]
-    return "debug"
+            name = arg.split("=", 1)[1]
+    return name
 
 
 def pretrain(args: list[str]) -> int:

@@ -124,8 +124,9 @@ def decode_small(
     if sample.kind == "picture":
         return np.ascontiguousarray(shrink(read_picture(sample.path, time_limit)[None])), 0.0
     with open_video(sample.path, reader=reader, time_limit=time_limit) as video:
-        chunks = [shrink(video.frames(range(i, min(i + 64, video.num_frames))))
-                  for i in range(0, video.num_frames, 64)]
+        step = max(2**28 // (3 * video.height * video.width), 1)  # at most 256 MB at a time
+        chunks = [shrink(video.frames(range(i, min(i + step, video.num_frames))))
+                  for i in range(0, video.num_frames, step)]
         return np.ascontiguousarray(torch.cat(chunks)), float(video.fps)
 
 
@@ -145,7 +146,7 @@ def _load_entry(sample: Sample, folder: Path | None, settings: tuple) -> tuple |
         if folder is None:
             return decode_small(sample, *settings)
         state = os.stat(sample.path)  # a file that has changed gets a new entry
-        key = (os.path.abspath(sample.path), state.st_size, state.st_mtime_ns, settings[:2])
+        key = (os.path.abspath(sample.path), state.st_size, state.st_mtime_ns, settings[:2], "v1")
         path = folder / (hashlib.sha256(repr(key).encode()).hexdigest()[:32] + ".npy")
         about = path.with_suffix(".json")  # written last: where it lies, the frames are whole
         if not about.exists():

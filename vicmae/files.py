@@ -113,7 +113,8 @@ def _manifest(path: Path, split: str | None) -> list[Sample]:
         kind = {"video": "clip", "image": "picture"}.get(row.get("kind"), row.get("kind"))
         kind = kind if kind in KINDS else kind_of(name) or "clip"
         label = (row.get("label") or "").strip() or None
-        found.append(Sample(str(path.parent / name), kind, label, source=f"{path.name} line {line}"))
+        source = f"{path.name} line {line}"
+        found.append(Sample(str(path.parent / name), kind, label, source=source))
     if not any(os.path.exists(sample.path) for sample in found):
         raise DataError(f"{path} lists {len(found)} files and none of them exists, not even "
                         f"{found[0].path}: paths are taken from the manifest's folder")

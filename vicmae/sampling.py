@@ -29,7 +29,7 @@ def draw(
 # %% ../nbs/03_sampling.ipynb #5ad63470
 @dataclass(frozen=True)
 class FrameRule:
-    """How the frames of one sample are picked from a clip (section 3.2, Table 3a)."""
+    """How the frames of one sample are picked from a clip (section 5.4, Table 3a)."""
     kind: str = "distant"  # same | continuous | distant
     n: int = 2  # frames in one sample
     delta: int = 0  # continuous: the others lie in (i, i + delta], in source frames
@@ -104,7 +104,7 @@ def sample_frames(
     fps: float,  # source frames in a second; only windows in seconds need it
     rng: np.random.Generator,  # from `draw`
 ) -> np.ndarray:  # int64 [n], ascending source frame indices
-    """The frames of one sample (section 3.2): same, (i, i + delta], or one from each section."""
+    """The frames of one sample (section 5.4): same, (i, i + delta], or one from each section."""
     if num_frames < 1:
         raise ValueError(f"a clip of {num_frames} frames has none to pick from")
     if rule.kind == "same":
@@ -124,7 +124,7 @@ def shift_of(
     rule: FrameRule,
     fps: float,  # source frames in a second
 ) -> float:  # source frames
-    """Frames of one video further apart than this are negatives (section 3.3); inf: never."""
+    """Frames of one video further apart than this are negatives (Eq. 3); inf: never."""
     if rule.kind == "distant":
         return window_frames(rule.window, fps)
     return float(rule.delta) if rule.kind == "continuous" else 0.0

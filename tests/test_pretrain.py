@@ -1,0 +1,190 @@
+"""The main job as people run it: real files, real processes, kills, resumes, bad input."""
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from vicmae.checkpoints import checkpoints_of, load_model
+
+SAMPLES = Path(__file__).parents[1] / "data_samples"
+ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
+SAME = ("step", "loss", "loss_recon", "loss_contrast", "lambda", "lr", "grad_norm")
+
+
+def vicmae(*args: str, wait: bool = True):
+    "Run the command; the finished process, or the running one."
+    command = [sys.executable, "-m", "vicmae.cli", *map(str, args)]
+    if wait:
+        return subprocess.run(command, capture_output=True, text=True, env=ENV, timeout=280)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENV)
+
+
+def pretrain(out: Path, *args: str, data: Path = None, wait: bool = True):
+    "The debug recipe on a few files."
+    return vicmae("pretrain", "--recipe", "debug", "--data", data, "--out", out, *args, wait=wait)
+
+
+def curve(out: Path) -> list[tuple]:
+    "What must be equal, step by step."
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [tuple(row[key] for key in SAME) for row in rows]
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory) -> Path:
+    "Sixteen clips and eight pictures of the samples, in folders by class."
+    folder = tmp_path_factory.mktemp("few")
+    files = sorted(SAMPLES.glob("clips/*/*.mp4"))[::3][:16] + sorted(SAMPLES.glob("pictures/*/*"))[::7][:8]
+    for file in files:
+        target = folder / file.relative_to(SAMPLES)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, target)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(few, tmp_path_factory) -> Path:
+    "A run that nobody disturbed."
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    done = pretrain(out, "--steps", "24", "--batch-size", "8", data=few)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def test_leaves_what_it_promises(whole):
+    rows = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, 25))
+    assert set(rows[0]) == set(SAME) | {"pairs_per_s"}
+    assert rows[0]["lambda"] < rows[-1]["lambda"] == 0.1
+    for name in ("loss.png", "reconstruction.png"):
+        assert (whole / name).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert load_model(whole).config == load_model(checkpoints_of(whole)[0]).config
+    assert json.loads((whole / "config.json").read_text())["steps"] == 24
+
+
+def test_killed_at_any_moment_and_resumed_it_is_the_same_run(few, whole, tmp_path):
+    out = tmp_path / "killed"
+    args = "--steps", "24", "--batch-size", "8", "--checkpoint-every", "4", "--resume"
+    kills = 0
+    for moment in (1, 7, 13):                      # kill -9 when so many steps are in the file
+        process = pretrain(out, *args, data=few, wait=False)
+        while process.poll() is None:
+            if (out / "metrics.jsonl").exists() and len(curve(out)) >= moment:
+                process.kill()
+                kills += 1
+                break
+            time.sleep(0.005)
+        process.communicate()
+    assert kills >= 2
+    done = pretrain(out, *args, data=few)
+    assert done.returncode == 0, done.stderr
+    assert curve(out) == curve(whole)              # bit for bit, no step twice, none missing
+    again = pretrain(out, *args, data=few)         # a finished run
+    assert again.returncode == 0 and curve(out) == curve(whole)
+    weights = [checkpoints_of(run)[0].read_bytes() for run in (out, whole)]
+    assert weights[0][-4096:] == weights[1][-4096:]
+
+
+def test_a_signal_saves_and_stops(few, whole, tmp_path):
+    out = tmp_path / "stopped"
+    process = pretrain(out, "--steps", "24", "--batch-size", "8", data=few, wait=False)
+    while not ((out / "metrics.jsonl").exists() and curve(out)):
+        time.sleep(0.01)
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    stdout, _ = process.communicate(timeout=60)
+    assert process.returncode in (143, 0) and ("--resume" in stdout or process.returncode == 0)
+    assert checkpoints_of(out)
+    done = pretrain(out, "--steps", "24", "--batch-size", "8", "--resume", data=few)
+    assert done.returncode == 0 and curve(out) == curve(whole)
+
+
+def test_a_damaged_checkpoint_is_passed_over(few, whole, tmp_path):
+    out = tmp_path / "damaged"
+    shutil.copytree(whole, out)
+    args = "--batch-size", "8", "--steps", "28", "--resume"
+    assert pretrain(out, *args, data=few).returncode == 0       # two checkpoints now: 24, 28
+    newest = checkpoints_of(out)[0]
+    newest.write_bytes(newest.read_bytes()[:5000])
+    done = pretrain(out, *args, data=few)
+    assert done.returncode == 0 and "passed over" in done.stdout and newest.name in done.stdout
+    assert [row[0] for row in curve(out)] == list(range(1, 29))
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_workers_change_nothing(few, whole, tmp_path, workers):
+    out = tmp_path / "run"
+    done = pretrain(out, "--steps", "24", "--batch-size", "8", "--num-workers", workers, data=few)
+    assert done.returncode == 0 and curve(out) == curve(whole)
+
+
+def test_two_processes(few, tmp_path):
+    args = "--steps", "3", "--batch-size", "8", "--precision", "fp32"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
+               "-m", "vicmae.cli", "pretrain", "--recipe", "debug", "--data", few, "--out",
+               tmp_path / "two", *args]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=ENV, timeout=280)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert pretrain(tmp_path / "one", *args, data=few).returncode == 0
+    for one, two in zip(curve(tmp_path / "one"), curve(tmp_path / "two")):
+        assert one == pytest.approx(two, rel=1e-4)
+
+
+def test_a_run_is_not_overwritten(few, whole, tmp_path):
+    done = pretrain(whole, "--steps", "24", "--batch-size", "8", data=few)
+    assert done.returncode == 2 and "--resume" in done.stderr and "Traceback" not in done.stderr
+    done = pretrain(whole, "--steps", "24", "--batch-size", "8", "--lam", "0.3", "--resume", data=few)
+    assert done.returncode == 2 and "lam was 0.1" in done.stderr
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("mine")
+    done = pretrain(tmp_path / "other", "--steps", "1", "--batch-size", "8", data=few)
+    assert done.returncode == 0 and (tmp_path / "other" / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("cache", ["memory", "none"])
+def test_bad_files_do_not_stop_it(few, tmp_path, cache):
+    data = tmp_path / "data"
+    shutil.copytree(few, data)
+    good = sorted(data.glob("clips/*/*.mp4"))[0].read_bytes()
+    bad = data / "clips" / "bad"
+    bad.mkdir()
+    (bad / "empty.mp4").write_bytes(b"")
+    (bad / "text.mp4").write_text("not a video")
+    (bad / "cut.mp4").write_bytes(good[:len(good) // 2])
+    (bad / "zeros.mp4").write_bytes(bytes(10_000))
+    (bad / "dangling.mp4").symlink_to("nowhere.mp4")
+    (bad / "folder.mp4").mkdir()
+    os.mkfifo(bad / "pipe.mp4")
+    (bad / "empty.jpg").write_bytes(b"")
+    out = tmp_path / "run"
+    done = pretrain(out, "--steps", "10", "--batch-size", "16", "--cache", cache, data=data)
+    assert done.returncode == 0 and len(curve(out)) == 10, done.stderr
+    skipped = [json.loads(line) for line in (out / "skipped.jsonl").read_text().splitlines()]
+    assert all(Path(entry["path"]).name in entry["reason"] for entry in skipped)
+    if cache == "memory":
+        assert len(skipped) == 8
+    assert "could not be read" in done.stdout
+
+
+@pytest.mark.parametrize("args, word", [
+    (("--data", "no/such/folder"), "no/such/folder"),
+    (("--data", str(Path(__file__).parent)), "holds no"),
+    (("--no-such-option", "1"), "no-such-option"),
+    (("--recipe", "huge"), "debug"),
+    (("--mask-ratio", "1.5"), "mask_ratio"),
+    (("--device", "tpu"), "tpu"),
+    (("--frames", "sometimes"), "sometimes"),
+    (("--model", "resnet50"), "vicmae_vit_debug"),
+    (("--steps", "0"), "at least one step"),
+    (("--batch-size", "9", "--accum-iter", "2", "--steps", "2"), "accum_iter"),
+])
+def test_bad_options_get_a_sentence(args, word, tmp_path):
+    done = vicmae("pretrain", "--recipe", "debug", "--data", SAMPLES, "--out", tmp_path / "run", *args)
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert word in done.stderr.replace("\n", " "), done.stderr
