@@ -92,8 +92,8 @@ def write_rotated(path: Path, matrix: tuple) -> Path:
 
 
 def write_edited(path: Path) -> Path:
-    """An mp4 with an edit list: it is to be shown from its 18th frame, whose key frame is the 13th."""
-    whole = write(path.with_suffix(".whole.mp4"), options={"g": "12", "bf": "2", "sc_threshold": "0"})
+    """An mp4 with an edit list: it begins at frame 18, whose key frame is frame 12."""
+    whole = write(path.with_suffix(".whole.mp4"))
     with av.open(str(whole)) as source, av.open(
             str(path), "w", container_options={"avoid_negative_ts": "disabled"}) as target:
         stream = source.streams.video[0]
@@ -114,7 +114,8 @@ FILES = {
     "open_gop.mp4": {"options": OPEN_GOP}, "open_gop.mkv": {"options": OPEN_GOP},
     "x265.mp4": {"codec": "libx265", "options": {"x265-params": "keyint=12:log-level=none"}},
     "intra_refresh.mp4": {"options": {"x264-params": "intra-refresh=1:keyint=12"}},
-    "32_wide.mp4": {"size": (32, 32)}, "16_wide.mp4": {"size": (16, 16)}, "96_wide.mp4": {"size": (64, 96)},
+    "32_wide.mp4": {"size": (32, 32)}, "16_wide.mp4": {"size": (16, 16)},
+    "96_wide.mp4": {"size": (64, 96)},
     "odd.mp4": {"size": (51, 67), "fmt": "yuv444p"}, "10_bit.mp4": {"fmt": "yuv420p10le"},
     "grey.mp4": {"fmt": "gray"}, "grey.mkv": {"fmt": "gray", "codec": "ffv1", "options": {}},
     "variable.mp4": {"times": VARIABLE}, "variable.mkv": {"times": VARIABLE},
@@ -124,11 +125,13 @@ FILES = {
     "mpeg4.avi": {"codec": "mpeg4", "options": {"g": "12", "bf": "2"}},
     "mpeg4.mp4": {"codec": "mpeg4", "options": {"g": "12", "bf": "2"}},
     "mpeg2.mpg": {"codec": "mpeg2video", "options": {"g": "12", "bf": "2"}},
-    "vp9.webm": {"codec": "libvpx-vp9", "options": {"g": "12", "deadline": "realtime", "cpu-used": "8"}},
+    "vp9.webm": {"codec": "libvpx-vp9", "options": {"g": "12", "deadline": "realtime"}},
     "vp9_hidden.webm": {"codec": "libvpx-vp9", "options": {"g": "24", "auto-alt-ref": "1",
                         "lag-in-frames": "16", "cpu-used": "8"}},
-    "vp8.webm": {"codec": "libvpx", "options": {"g": "24", "auto-alt-ref": "1", "lag-in-frames": "16"}},
-    "av1.mp4": {"codec": "libsvtav1", "size": (64, 64), "options": {"g": "12", "preset": "12", "crf": "20"}},
+    "vp8.webm": {"codec": "libvpx", "options": {"g": "24", "auto-alt-ref": "1",
+                 "lag-in-frames": "16"}},
+    "av1.mp4": {"codec": "libsvtav1", "size": (64, 64), "options": {"g": "12", "preset": "12",
+                "crf": "20"}},
     "moving.gif": {"codec": "gif", "fmt": "rgb8", "options": {}},
 }
 TURNED = {"turned_90.mp4": ((0, -1, 1, 0), 1), "turned_180.mp4": ((-1, 0, 0, -1), 2),
@@ -136,6 +139,8 @@ TURNED = {"turned_90.mp4": ((0, -1, 1, 0), 1), "turned_180.mp4": ((-1, 0, 0, -1)
 EDITED = "edit_list.mp4"
 NOT_FOR_DECORD = {"open_gop", "x265", "intra_refresh", "32_wide", "16_wide", "96_wide", "edit_list",
                   "near_keys"}
+NOT_FOR_TORCHCODEC = {"near_keys.mp4", "intra_refresh.mp4", "moving.gif", "h264.avi", "h264.ts",
+                      "mpeg4.avi", "mpeg4.mp4", "mpeg2.mpg", "vp8.webm", "grey.mkv"}
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +168,7 @@ def check_exact(opened, truth: np.ndarray) -> None:
     """Singly, shuffled, in batches, at once, twice, and by seconds."""
     count = len(truth)
     assert opened.num_frames == count and (opened.height, opened.width) == truth.shape[1:3]
-    for i in range(count): assert np.array_equal(opened.frames([i])[0], truth[i]), f"frame {i} alone"
+    for i in range(count): assert np.array_equal(opened.frames([i])[0], truth[i]), f"{i} alone"
     order = np.random.default_rng(0).permutation(count)
     assert np.array_equal(opened.frames(order), truth[order]), "shuffled"
     for i in range(0, count, 7):
@@ -204,8 +209,10 @@ def test_torchcodec_is_exact_or_refuses(folder, name):
     path = make(folder, name)
     try: opened = open_video(path, reader="torchcodec", time_limit=50)
     except ImportError as e: pytest.skip(str(e))
-    except VideoError as e: assert "torchcodec" in str(e)
-    else: check_exact(opened, reference(path))
+    except VideoError as e: assert "torchcodec" in str(e) and path.name in NOT_FOR_TORCHCODEC
+    else:
+        try: check_exact(opened, reference(path))
+        except VideoError as e: assert "torchcodec" in str(e) and path.name in NOT_FOR_TORCHCODEC
 
 
 def test_decord_alone_is_wrong_on_open_groups(folder):
@@ -271,8 +278,8 @@ def test_a_video_can_be_used_after_a_fork(folder):
         opened = open_video(make(folder, "h264.mp4") if reader == "decord" else path, reader, limit)
         here = opened.frames([40, 2])
         queue = context.Queue()
-        children = [context.Process(target=lambda k: queue.put((k, opened.frames([k, 2]))), args=(k,),
-                                    daemon=True) for k in (30, 50)]
+        def read(k): queue.put((k, opened.frames([k, 2])))
+        children = [context.Process(target=read, args=(k,), daemon=True) for k in (30, 50)]
         for child in children: child.start()
         between = opened.frames([40, 2])
         for _ in children:
@@ -333,8 +340,8 @@ def test_a_crash_in_the_helper_is_an_error(folder):
 
 
 def test_import_is_light():
-    code = ("import sys, time; start = time.perf_counter(); import numpy; between = time.perf_counter(); "
-            "import vicmae.video; heavy = {'torch', 'av', 'decord', 'torchcodec', 'PIL'}; "
+    code = ("import sys, time, numpy; between = time.perf_counter(); import vicmae.video; "
+            "heavy = {'torch', 'av', 'decord', 'torchcodec', 'PIL'}; "
             "assert not heavy & set(sys.modules), heavy & set(sys.modules); "
             "print(time.perf_counter() - between)")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -386,10 +393,16 @@ def bound_socket(path: Path) -> None:
 def huge_png() -> bytes:
     """A tiny file that claims 60,000 x 60,000 pixels."""
     header = b"IHDR" + struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
-    return (b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
-            + struct.pack(">I", 9) + b"IDAT" + bytes(13))
+    return b"".join([b"\x89PNG\r\n\x1a\n", struct.pack(">I", 13), header,
+                     struct.pack(">I", zlib.crc32(header)), b"\0\0\0\x09IDAT", bytes(13)])
 
 
+def saved(image: Image.Image, path: Path) -> bytes:
+    image.save(path)
+    return path.read_bytes()
+
+
+NOISE = Image.effect_noise((99, 99), 60)
 FAST = {"mux": {"movflags": "faststart"}}
 BAD_VIDEOS = {
     "empty file": lambda d: put(d, "empty.mp4", b""),
@@ -402,15 +415,16 @@ BAD_VIDEOS = {
     "zeros": lambda d: put(d, "zeros.mp4", bytes(5000)),
     "noise": lambda d: put(d, "noise.mp4", random.Random(0).randbytes(5000)),
     "sound only": lambda d: made(audio_only, d / "sound.mp4"),
-    "jpeg named mp4": lambda d: made(lambda p: Image.new("RGB", (32, 32)).save(p, "JPEG"), d / "jpeg.mp4"),
-    "png named mp4": lambda d: made(lambda p: Image.new("RGB", (32, 32)).save(p, "PNG"), d / "png.mp4"),
+    "jpeg named mp4": lambda d: made(lambda p: NOISE.save(p, "JPEG"), d / "jpeg.mp4"),
+    "png named mp4": lambda d: made(lambda p: NOISE.save(p, "PNG"), d / "png.mp4"),
     "cut off, index at the end": lambda d: put(d, "cut_end.mp4", bytes_of(d)[:-900]),
     "cut off, index in front": lambda d: put(
         d, "cut_front.mp4", (lambda b: b[:len(b) * 3 // 4])(bytes_of(d, size=(240, 320), **FAST))),
     "cut off, fragments": lambda d: put(d, "cut_fragments.mp4", (lambda b: b[:len(b) * 3 // 4])(
         bytes_of(d, size=(240, 320), mux={"movflags": "frag_keyframe+empty_moov"}))),
     "only the first 100 bytes": lambda d: put(d, "head.mp4", bytes_of(d)[:100]),
-    "bits flipped": lambda d: put(d, "flipped.mp4", bit_flips(bytes_of(d, size=(240, 320), **FAST))),
+    "bits flipped": lambda d: put(
+        d, "flipped.mp4", bit_flips(bytes_of(d, size=(240, 320), **FAST))),
     "unknown codec": lambda d: put(d, "codec.mp4", bytes_of(d).replace(b"avc1", b"zzzz")),
     "one frame": lambda d: write(d / "one.mp4", count=1),
     "folder without pictures": lambda d: made(lambda p: p.mkdir(), d / "empty_folder"),
@@ -426,13 +440,11 @@ BAD_PICTURES = {
     "empty picture": lambda d: put(d, "empty.jpg", b""),
     "text as picture": lambda d: put(d, "text.jpg", b"hello " * 99),
     "web page as picture": lambda d: put(d, "page.jpg", b"<html>sorry</html>"),
-    "cut-off jpeg": lambda d: put(d, "cut.jpg", (lambda p: (Image.effect_noise((99, 99), 60).save(p),
-                                                            p.read_bytes()[:1500])[1])(d / "noise.jpg")),
-    "cut-off png": lambda d: put(d, "cut.png", (lambda p: (Image.effect_noise((99, 99), 60).save(p),
-                                                           p.read_bytes()[:1500])[1])(d / "noise.png")),
+    "cut-off jpeg": lambda d: put(d, "cut.jpg", saved(NOISE, d / "noise.jpg")[:1500]),
+    "cut-off png": lambda d: put(d, "cut.png", saved(NOISE, d / "noise.png")[:1500]),
     "video as picture": lambda d: make(d, "h264.mp4"),
     "folder as picture": lambda d: made(lambda p: p.mkdir(), d / "folder.jpg"),
-    "dangling link as picture": lambda d: made(lambda p: p.symlink_to("nowhere.jpg"), d / "link.jpg"),
+    "link as picture": lambda d: made(lambda p: p.symlink_to("nowhere.jpg"), d / "link.jpg"),
     "pipe as picture": lambda d: made(os.mkfifo, d / "pipe.jpg"),
     "too many pixels": lambda d: put(d, "bomb.png", huge_png()),
 }
@@ -442,7 +454,8 @@ def use(path: Path, kind: str, time_limit=None) -> None:
     """What training does with a file: open it, read from all of it."""
     if kind in BAD_PICTURES: read_picture(path, time_limit)
     else:
-        with open_video(path, time_limit=time_limit) as opened: opened.frames(range(opened.num_frames))
+        with open_video(path, time_limit=time_limit) as opened:
+            opened.frames(range(opened.num_frames))
 
 
 def message(kind: str, folder: Path, time_limit=None) -> tuple[str, Path]:
@@ -489,7 +502,7 @@ def test_damage_spares_the_frames_before_it(tmp_path):
     data[spot:spot + 600] = random.Random(0).randbytes(600)
     with open_video(put(tmp_path, "damaged.mp4", bytes(data))) as opened:
         assert np.array_equal(opened.frames(range(24)), truth[:24])
-        with pytest.raises(VideoError, match="is damaged at or before frame"): opened.frames(range(60))
+        with pytest.raises(VideoError, match="is damaged at or before"): opened.frames(range(60))
 
 
 # Pictures ----------------------------------------------------------------------------------------
