@@ -141,9 +141,9 @@ def parity(args: list[str]) -> int:
 
 # %% ../nbs/26_cli.ipynb #e6d74ba6
 def wait_politely() -> None:
-    "Let OpenMP threads sleep while they wait; spinning is ten times slower beside a busy neighbour."
-    if "torch" not in sys.modules:
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    "Let GNU OpenMP's threads spin for microseconds only; long spins starve everything beside them."
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ):
+        os.environ["GOMP_SPINCOUNT"] = "10000"
 
 # %% ../nbs/26_cli.ipynb #de07fce9
 def main(argv: list[str] | None = None) -> None:
@@ -173,7 +173,7 @@ def _complain(text: str, command: str = "") -> int:
     print(f"vicmae{' ' + command if command else ''}: {text}", file=sys.stderr)
     return 2
 
-# %% ../nbs/26_cli.ipynb #5e5d1811
+# %% ../nbs/26_cli.ipynb #cbb5cd7d
 #| eval: false
-if __name__ == "__main__":
+if __name__ == "__main__" and "get_ipython" not in globals():  # not in a notebook
     main()

@@ -55,7 +55,7 @@ def knn_predict(
     return torch.cat([vote(chunk) for chunk in test.split(1024)])
 
 # %% ../nbs/13_features.ipynb #6cd64100
-PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
 
 def fit_linear(
@@ -68,7 +68,7 @@ def fit_linear(
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    solver = LogisticRegression(C=1 / (penalty * len(train)), max_iter=300)
+    solver = LogisticRegression(C=1 / (penalty * len(train)), max_iter=1000)
     return make_pipeline(StandardScaler(), solver).fit(train, labels)
 
 # %% ../nbs/13_features.ipynb #c1f0779d
