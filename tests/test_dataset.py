@@ -1,4 +1,5 @@
 """Batches are the same everywhere, and a file that cannot be read stops nothing."""
+
 import json
 import os
 import time
@@ -8,14 +9,25 @@ import numpy as np
 import pytest
 import torch
 
-from vicmae.dataset import (BatchPlan, DataError, ErrorReport, FrameCache, PairDataset, Sample,
-                            find_samples, hash_batch, join_ranks, make_loader)
+from vicmae.dataset import (
+    BatchPlan,
+    DataError,
+    ErrorReport,
+    FrameCache,
+    PairDataset,
+    Sample,
+    find_samples,
+    hash_batch,
+    join_ranks,
+    make_loader,
+)
 
 SIZE, PATCH, BATCH = 32, 8, 16
 
 
 def write_clip(path, seed, frames=12):
     import av
+
     rng = np.random.default_rng(seed)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("h264", rate=12)
@@ -29,6 +41,7 @@ def write_clip(path, seed, frames=12):
 
 def write_picture(path, seed):
     from PIL import Image
+
     pixels = np.random.default_rng(seed).integers(0, 255, (6, 8, 3), np.uint8)
     Image.fromarray(pixels).resize((64, 48)).save(path)
 
@@ -36,7 +49,7 @@ def write_picture(path, seed):
 def add_bad_files(folder, clip, picture):
     """One of each kind that cannot be read; returns their names."""
     movie, photo = clip.read_bytes(), picture.read_bytes()
-    (folder / "cut.mp4").write_bytes(movie[:len(movie) // 3])
+    (folder / "cut.mp4").write_bytes(movie[: len(movie) // 3])
     (folder / "empty.mp4").touch()
     (folder / "text.mp4").write_text("this is no video\n" * 20)
     (folder / "zeros.mp4").write_bytes(bytes(5000))
@@ -72,18 +85,27 @@ def samples(home):
 
 
 def dataset(samples, rank=0, world=1, **options):
-    options = {"batch_size": BATCH, "img_size": SIZE, "patch_size": PATCH, "seed": 3,
-               "time_limit": 20.0, **options}
+    options = {
+        "batch_size": BATCH,
+        "img_size": SIZE,
+        "patch_size": PATCH,
+        "seed": 3,
+        "time_limit": 20.0,
+        **options,
+    }
     return PairDataset(samples, rank=rank, world=world, **options)
 
 
 def hashes(samples, world, workers, start, stop, **options):
-    loaders = [make_loader(dataset(samples, rank, world, **options), start, stop, workers)
-               for rank in range(world)]
+    loaders = [
+        make_loader(dataset(samples, rank, world, **options), start, stop, workers)
+        for rank in range(world)
+    ]
     return [hash_batch(join_ranks(shares)) for shares in zip(*loaders)]
 
 
 # --- the same batches everywhere -----------------------------------------------------------------
+
 
 def test_same_batches_for_workers_and_ranks_and_after_a_resume(samples):
     reference = hashes(samples, 1, 0, 0, 6)
@@ -102,7 +124,9 @@ def test_same_batches_with_several_pairs_a_video(samples):
     batch = dataset(samples, **options)[0]
     pairs = batch["video"].view(-1, 2)
     clips = batch["kind"].view(-1, 2)[:, 0] == 1
-    assert (pairs[clips, 0] == pairs[clips, 1]).all() and (pairs[~clips, 0] != pairs[~clips, 1]).all()
+    assert (pairs[clips, 0] == pairs[clips, 1]).all() and (
+        pairs[~clips, 0] != pairs[~clips, 1]
+    ).all()
     assert not torch.equal(batch["views"][::2], batch["views"][1::2])
     assert (batch["shift"][batch["kind"] == 1] == 6).all()
 
@@ -113,9 +137,13 @@ def test_seed_changes_batches(samples):
 
 def test_contract(samples):
     batch = dataset(samples, rule="distant")[0]
-    expected = {"views": (torch.uint8, (BATCH, 2, 3, SIZE, SIZE)), "times": (torch.float32, (BATCH, 2)),
-                "noise": (torch.float32, (BATCH, 2, (SIZE // PATCH) ** 2)), "shift": (torch.float32, (BATCH,)),
-                **{key: (torch.int64, (BATCH,)) for key in ("kind", "sample", "video", "label")}}
+    expected = {
+        "views": (torch.uint8, (BATCH, 2, 3, SIZE, SIZE)),
+        "times": (torch.float32, (BATCH, 2)),
+        "noise": (torch.float32, (BATCH, 2, (SIZE // PATCH) ** 2)),
+        "shift": (torch.float32, (BATCH,)),
+        **{key: (torch.int64, (BATCH,)) for key in ("kind", "sample", "video", "label")},
+    }
     for key, (dtype, shape) in expected.items():
         assert batch[key].dtype == dtype and batch[key].shape == shape, key
     assert set(batch) == {*expected, "errors"}
@@ -129,6 +157,7 @@ def test_contract(samples):
 
 
 # --- files that cannot be read -------------------------------------------------------------------
+
 
 def test_bad_files_are_replaced_and_named(home, samples):
     bad = {path.name for path in (home / "bad").iterdir()}
@@ -161,6 +190,7 @@ def test_nothing_readable_ends_in_one_sentence(tmp_path, workers):
 
 class Pretend(PairDataset):
     """A set of files that exist only by number; those in `broken` cannot be read."""
+
     broken = frozenset()
     opened = ()
 
@@ -181,7 +211,9 @@ def pretend(kinds, broken, batch_size=BATCH, **options):
 
 
 def whole(kinds, broken, step, world=1, **options):
-    return join_ranks([pretend(kinds, broken, rank=r, world=world, **options)[step] for r in range(world)])
+    return join_ranks(
+        [pretend(kinds, broken, rank=r, world=world, **options)[step] for r in range(world)]
+    )
 
 
 def test_replacement_follows_from_seed_epoch_and_place_alone():
@@ -241,6 +273,7 @@ def test_what_was_found_bad_does_not_change_the_choice():
 
 def test_a_file_that_cannot_be_opened_is_tried_once(samples, monkeypatch):
     import vicmae.dataset
+
     tried = []
 
     def refuse(path, **options):
@@ -257,6 +290,7 @@ def test_a_file_that_cannot_be_opened_is_tried_once(samples, monkeypatch):
 def test_frames_that_fail_do_not_brand_the_file(samples, monkeypatch):
     """Some frames of a clip fail: it is replaced where they are asked for, and only there."""
     import vicmae.dataset
+
     real = vicmae.dataset.open_video
 
     class Scratched:
@@ -299,6 +333,7 @@ def test_manifest_rows_without_a_file(home, tmp_path):
 
 # --- the cache -----------------------------------------------------------------------------------
 
+
 def test_cache_leaves_bad_files_out_and_names_them(home, samples, tmp_path):
     memory = FrameCache(samples, SIZE)
     disk = FrameCache(samples, SIZE, "disk", tmp_path)
@@ -336,6 +371,7 @@ def test_a_half_written_entry_is_not_used(tmp_path):
 
 
 # --- small and odd sets --------------------------------------------------------------------------
+
 
 def test_two_clips_in_a_plain_folder(tmp_path):
     for i in range(2):

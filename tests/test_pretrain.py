@@ -1,4 +1,5 @@
 """The main job as people run it: real files, real processes, kills, resumes, bad input."""
+
 import json
 import os
 import shutil
@@ -22,7 +23,9 @@ def vicmae(*args: str, wait: bool = True):
     command = [sys.executable, "-m", "vicmae.cli", *map(str, args)]
     if wait:
         return subprocess.run(command, capture_output=True, text=True, env=ENV, timeout=280)
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENV)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENV
+    )
 
 
 def pretrain(out: Path, *args: str, data: Path = None, wait: bool = True):
@@ -40,7 +43,10 @@ def curve(out: Path) -> list[tuple]:
 def few(tmp_path_factory) -> Path:
     "Sixteen clips and eight pictures of the samples, in folders by class."
     folder = tmp_path_factory.mktemp("few")
-    files = sorted(SAMPLES.glob("clips/*/*.mp4"))[::3][:16] + sorted(SAMPLES.glob("pictures/*/*"))[::7][:8]
+    files = (
+        sorted(SAMPLES.glob("clips/*/*.mp4"))[::3][:16]
+        + sorted(SAMPLES.glob("pictures/*/*"))[::7][:8]
+    )
     for file in files:
         target = folder / file.relative_to(SAMPLES)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -72,7 +78,7 @@ def test_killed_at_any_moment_and_resumed_it_is_the_same_run(few, whole, tmp_pat
     out = tmp_path / "killed"
     args = "--steps", "24", "--batch-size", "8", "--checkpoint-every", "4", "--resume"
     kills = 0
-    for moment in (1, 7, 13):                      # kill -9 when so many steps are in the file
+    for moment in (1, 7, 13):  # kill -9 when so many steps are in the file
         process = pretrain(out, *args, data=few, wait=False)
         while process.poll() is None:
             if (out / "metrics.jsonl").exists() and len(curve(out)) >= moment:
@@ -84,8 +90,8 @@ def test_killed_at_any_moment_and_resumed_it_is_the_same_run(few, whole, tmp_pat
     assert kills >= 2
     done = pretrain(out, *args, data=few)
     assert done.returncode == 0, done.stderr
-    assert curve(out) == curve(whole)              # bit for bit, no step twice, none missing
-    again = pretrain(out, *args, data=few)         # a finished run
+    assert curve(out) == curve(whole)  # bit for bit, no step twice, none missing
+    again = pretrain(out, *args, data=few)  # a finished run
     assert again.returncode == 0 and curve(out) == curve(whole)
     weights = [checkpoints_of(run)[0].read_bytes() for run in (out, whole)]
     assert weights[0][-4096:] == weights[1][-4096:]
@@ -109,7 +115,7 @@ def test_a_damaged_checkpoint_is_passed_over(few, whole, tmp_path):
     out = tmp_path / "damaged"
     shutil.copytree(whole, out)
     args = "--batch-size", "8", "--steps", "28", "--resume"
-    assert pretrain(out, *args, data=few).returncode == 0       # two checkpoints now: 24, 28
+    assert pretrain(out, *args, data=few).returncode == 0  # two checkpoints now: 24, 28
     newest = checkpoints_of(out)[0]
     newest.write_bytes(newest.read_bytes()[:5000])
     done = pretrain(out, *args, data=few)
@@ -126,10 +132,26 @@ def test_workers_change_nothing(few, whole, tmp_path, workers):
 
 def test_two_processes(few, tmp_path):
     args = "--steps", "3", "--batch-size", "8", "--precision", "fp32"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
-               "-m", "vicmae.cli", "pretrain", "--recipe", "debug", "--data", few, "--out",
-               tmp_path / "two", *args]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=ENV, timeout=280)
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        "-m",
+        "vicmae.cli",
+        "pretrain",
+        "--recipe",
+        "debug",
+        "--data",
+        few,
+        "--out",
+        tmp_path / "two",
+        *args,
+    ]
+    done = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, env=ENV, timeout=280
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert pretrain(tmp_path / "one", *args, data=few).returncode == 0
     for one, two in zip(curve(tmp_path / "one"), curve(tmp_path / "two")):
@@ -139,7 +161,9 @@ def test_two_processes(few, tmp_path):
 def test_a_run_is_not_overwritten(few, whole, tmp_path):
     done = pretrain(whole, "--steps", "24", "--batch-size", "8", data=few)
     assert done.returncode == 2 and "--resume" in done.stderr and "Traceback" not in done.stderr
-    done = pretrain(whole, "--steps", "24", "--batch-size", "8", "--lam", "0.3", "--resume", data=few)
+    done = pretrain(
+        whole, "--steps", "24", "--batch-size", "8", "--lam", "0.3", "--resume", data=few
+    )
     assert done.returncode == 2 and "lam was 0.1" in done.stderr
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("mine")
@@ -156,7 +180,7 @@ def test_bad_files_do_not_stop_it(few, tmp_path, cache):
     bad.mkdir()
     (bad / "empty.mp4").write_bytes(b"")
     (bad / "text.mp4").write_text("not a video")
-    (bad / "cut.mp4").write_bytes(good[:len(good) // 2])
+    (bad / "cut.mp4").write_bytes(good[: len(good) // 2])
     (bad / "zeros.mp4").write_bytes(bytes(10_000))
     (bad / "dangling.mp4").symlink_to("nowhere.mp4")
     (bad / "folder.mp4").mkdir()
@@ -172,19 +196,24 @@ def test_bad_files_do_not_stop_it(few, tmp_path, cache):
     assert "could not be read" in done.stdout
 
 
-@pytest.mark.parametrize("args, word", [
-    (("--data", "no/such/folder"), "no/such/folder"),
-    (("--data", str(Path(__file__).parent)), "holds no"),
-    (("--no-such-option", "1"), "no-such-option"),
-    (("--recipe", "huge"), "debug"),
-    (("--mask-ratio", "1.5"), "mask_ratio"),
-    (("--device", "tpu"), "tpu"),
-    (("--frames", "sometimes"), "sometimes"),
-    (("--model", "resnet50"), "vicmae_vit_debug"),
-    (("--steps", "0"), "at least one step"),
-    (("--batch-size", "9", "--accum-iter", "2", "--steps", "2"), "accum_iter"),
-])
+@pytest.mark.parametrize(
+    "args, word",
+    [
+        (("--data", "no/such/folder"), "no/such/folder"),
+        (("--data", str(Path(__file__).parent)), "holds no"),
+        (("--no-such-option", "1"), "no-such-option"),
+        (("--recipe", "huge"), "debug"),
+        (("--mask-ratio", "1.5"), "mask_ratio"),
+        (("--device", "tpu"), "tpu"),
+        (("--frames", "sometimes"), "sometimes"),
+        (("--model", "resnet50"), "vicmae_vit_debug"),
+        (("--steps", "0"), "at least one step"),
+        (("--batch-size", "9", "--accum-iter", "2", "--steps", "2"), "accum_iter"),
+    ],
+)
 def test_bad_options_get_a_sentence(args, word, tmp_path):
-    done = vicmae("pretrain", "--recipe", "debug", "--data", SAMPLES, "--out", tmp_path / "run", *args)
+    done = vicmae(
+        "pretrain", "--recipe", "debug", "--data", SAMPLES, "--out", tmp_path / "run", *args
+    )
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     assert word in done.stderr.replace("\n", " "), done.stderr

@@ -48,8 +48,10 @@ def origin(module: Path) -> str:
     return match[1]
 
 
-def number(notebook: str) -> int:
-    return int(re.match(r"\d+", notebook)[0])
+def number(notebook: str) -> tuple[int, str]:
+    """The place of a notebook: 04_views comes before 04a_files, and that before 05_dataset."""
+    digits, letter = re.match(r"(\d+)([a-z]?)_", notebook).groups()
+    return int(digits), letter
 
 
 def imported(tree: ast.AST) -> set[str]:
@@ -68,7 +70,7 @@ def imported(tree: ast.AST) -> set[str]:
     return names
 
 
-def numbers() -> dict[str, int]:
+def numbers() -> dict[str, tuple[int, str]]:
     """Module name -> number of its notebook."""
     return {exported_name(path): number(path.name) for path in NUMBERED if exported_name(path)}
 

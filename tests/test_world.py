@@ -1,4 +1,5 @@
-"""The world on disk: the same pixels in every process, whole files after kill -9, honest manifests."""
+"""The world on disk: the same pixels everywhere, whole files after kill -9, honest manifests."""
+
 import csv
 import hashlib
 import signal
@@ -10,8 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vicmae.world import (INSTANCES, MOTIONS, OBJECTS, WorldConfig, correspond, make_clip,
-                          make_picture, plan_world, write_world)
+from vicmae.world import (
+    INSTANCES,
+    MOTIONS,
+    OBJECTS,
+    WorldConfig,
+    correspond,
+    make_clip,
+    make_picture,
+    plan_world,
+    write_world,
+)
 
 SAMPLES = Path(__file__).parent.parent / "data_samples"
 SMALL = dict(num_frames=8, size=32, progress=False)
@@ -19,8 +29,11 @@ SMALL = dict(num_frames=8, size=32, progress=False)
 
 def contents(out):
     """Every file under a folder, by its bytes."""
-    return {p.relative_to(out).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
-            for p in Path(out).rglob("*") if p.is_file()}
+    return {
+        p.relative_to(out).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in Path(out).rglob("*")
+        if p.is_file()
+    }
 
 
 def decode(path):
@@ -34,8 +47,11 @@ def check_manifest(out):
     """Each row has its file and each file its row; returns the rows."""
     rows = list(csv.DictReader(open(Path(out) / "manifest.csv")))
     assert list(rows[0]) == ["path", "kind", "label", "motion", "split", "seed"]
-    files = {p.relative_to(out).as_posix() for p in Path(out).rglob("*.*")
-             if p.suffix in (".mp4", ".jpg", ".part")}
+    files = {
+        p.relative_to(out).as_posix()
+        for p in Path(out).rglob("*.*")
+        if p.suffix in (".mp4", ".jpg", ".part")
+    }
     assert files == {row["path"] for row in rows} and len(files) == len(rows)
     assert len({(row["kind"], row["seed"]) for row in rows}) == len(rows)
     for row in rows:
@@ -45,13 +61,17 @@ def check_manifest(out):
 
 
 def test_pixels_are_the_same_in_another_process():
-    code = ("import hashlib, numpy as np; np.random.seed(3)\n"
-            "from vicmae.world import make_clip, make_picture\n"
-            "c, p = make_clip(11, num_frames=6, size=32), make_picture(11, size=32)\n"
-            "parts = (c.frames, c.masks, c.poses, p.frames)\n"
-            "print(hashlib.sha256(b''.join(a.tobytes() for a in parts)).hexdigest())")
-    ends = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-            for _ in range(2)]
+    code = (
+        "import hashlib, numpy as np; np.random.seed(3)\n"
+        "from vicmae.world import make_clip, make_picture\n"
+        "c, p = make_clip(11, num_frames=6, size=32), make_picture(11, size=32)\n"
+        "parts = (c.frames, c.masks, c.poses, p.frames)\n"
+        "print(hashlib.sha256(b''.join(a.tobytes() for a in parts)).hexdigest())"
+    )
+    ends = [
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        for _ in range(2)
+    ]
     clip, picture = make_clip(11, num_frames=6, size=32), make_picture(11, size=32)
     parts = (clip.frames, clip.masks, clip.poses, picture.frames)
     here = hashlib.sha256(b"".join(a.tobytes() for a in parts)).hexdigest()
@@ -101,7 +121,12 @@ def test_a_world_can_grow_but_not_change(tmp_path):
     write_world(tmp_path, 5, 2, workers=1, **SMALL)
     after = contents(tmp_path)
     assert {k: v for k, v in before.items() if k != "manifest.csv"}.items() <= after.items()
-    for change in (dict(seed=1), dict(split="val"), dict(size=64), dict(config=WorldConfig(light=9.0))):
+    for change in (
+        dict(seed=1),
+        dict(split="val"),
+        dict(size=64),
+        dict(config=WorldConfig(light=9.0)),
+    ):
         with pytest.raises(ValueError, match=f"another {[*change][0]}: name another folder"):
             write_world(tmp_path, 5, 2, workers=1, **(SMALL | change))
     assert contents(tmp_path) == after
@@ -111,9 +136,14 @@ def test_bad_arguments_get_a_sentence(tmp_path):
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs/manifest.csv").write_text("path,label\n")
     (tmp_path / "file").write_text("")
-    for bad, word in ((dict(out="theirs"), "another maker"), (dict(out="file"), "is a file"),
-                      (dict(size=33), "even size"), (dict(clips=-1), "0 or more"),
-                      (dict(split="test"), "train, val"), (dict(num_frames=0), "1 frame or more")):
+    for bad, word in (
+        (dict(out="theirs"), "another maker"),
+        (dict(out="file"), "is a file"),
+        (dict(size=33), "even size"),
+        (dict(clips=-1), "0 or more"),
+        (dict(split="test"), "train, val"),
+        (dict(num_frames=0), "1 frame or more"),
+    ):
         args = dict(out="new", clips=1, pictures=0, workers=1) | SMALL | bad
         with pytest.raises(ValueError, match=word):
             write_world(**(args | {"out": tmp_path / args["out"]}))
@@ -161,6 +191,12 @@ def test_the_committed_samples_are_what_the_manifest_says():
     for row in clips[::13]:
         frames = decode(SAMPLES / row["path"])
         assert len(frames) >= 64
-        made = make_clip(int(row["seed"]), row["split"], len(frames), frames.shape[1],
-                         object=row["label"], motion=row["motion"]).frames
+        made = make_clip(
+            int(row["seed"]),
+            row["split"],
+            len(frames),
+            frames.shape[1],
+            object=row["label"],
+            motion=row["motion"],
+        ).frames
         assert np.abs(frames.astype(int) - made).mean() < 10  # the codec's loss, and no more

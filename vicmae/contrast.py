@@ -73,7 +73,7 @@ def pair_labels(
     time = ids.times.T.reshape(-1)
     same_sample = sample[:, None] == sample
     same_video = video[:, None] == video
-    apart = (time[:, None] - time).abs() > torch.minimum(shift[:, None], shift)
+    apart = (time[:, None] - time).abs() > shift[:, None]  # one video has one shift
     itself = torch.eye(len(sample), dtype=torch.bool, device=sample.device)
     return same_sample & ~itself, ~same_sample & (~same_video | apart)
 

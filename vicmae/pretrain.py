@@ -272,7 +272,7 @@ def graceful_stop() -> Iterator[list[int]]:
 
 # %% ../nbs/17_pretrain.ipynb #21fdeae7
 def batches(
-    loader,  # of vicmae.dataset.make_loader
+    loader: torch.utils.data.DataLoader,  # of make_loader
     device: torch.device,
     report: ErrorReport,  # takes what could not be read
     config: PretrainConfig,

@@ -217,8 +217,9 @@ def scene_poses(scene: Scene, times: np.ndarray, size: int) -> np.ndarray:
     narrow, shear = np.exp(-0.2 * np.abs(path["view"][0])), 0.2 * path["view"][1]
     cos, sin = np.cos(turn), np.sin(turn)
     x, y = (0.05 * p + move.get(k, 0) + 0.5 for k, p in zip(("dx", "dy"), path["position"]))
-    rows = [[radius / 2 * (narrow * cos + shear * sin), radius / 2 * (shear * cos - narrow * sin), x],
-            [radius / 2 * sin, radius / 2 * cos, y]]
+    half = radius / 2
+    rows = [[half * (narrow * cos + shear * sin), half * (shear * cos - narrow * sin), x],
+            [half * sin, half * cos, y]]
     poses = size * np.array(rows).transpose(2, 0, 1)  # in frame widths so far, from a corner
     return (poses - [0, 0, 0.5]).astype(np.float32)  # the corner's pixel has its centre at 0
 
@@ -324,14 +325,14 @@ def make_picture(
     seed: int, split: str = "train", size: int = 96, object: int | str | None = None,
     config: WorldConfig | None = None,
 ) -> Clip:  # T == 1, motion == -1
-    """A labelled picture: one instant of a scene that nobody filmed. Arguments as in `make_clip`."""
+    """A labelled picture, one instant of a scene nobody filmed. Arguments as in `make_clip`."""
     scene = make_scene(seed, split, object, -1, config, kind="picture")
     frames, masks, poses = render(scene, np.zeros(1), size)
     return Clip(frames, masks, poses, scene.object, -1, scene.instance, seed)
 
 # %% ../nbs/01_world.ipynb #5ccd6bd1
 def correspond(pose_a: np.ndarray, pose_b: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Where points [N, 2] (x, y) of frame a's object lie in frame b, by the poses [2, 3] of both."""
+    """Where points [N, 2] (x, y) of the object in frame a lie in frame b, by both poses [2, 3]."""
     pose_a, pose_b = np.asarray(pose_a, np.float64), np.asarray(pose_b, np.float64)
     on_object = (np.asarray(points) - pose_a[:, 2]) @ np.linalg.inv(pose_a[:, :2]).T
     return on_object @ pose_b[:, :2].T + pose_b[:, 2]
