@@ -20,21 +20,17 @@ from typing import Literal
 class PretrainConfig:
     "All that a pretraining run depends on; `vicmae recipe NAME` has the source of each value."
 
-    # where
-    data: str = (
-        "data_samples"  # a folder by class, a manifest (.csv, .jsonl), or several with commas
-    )
-    out: str = (
-        "runs/pretrain"  # folder of the run; one that holds a run is refused without --resume
-    )
+    # where:
+
+    data: str = "data_samples"  # folders by class or manifests (.csv, .jsonl), commas between
+    out: str = "runs/pretrain"  # folder of the run; if it holds one, --resume is needed
     val_data: str = ""  # labelled clips and pictures for kNN and linear probe at the end
     resume: bool = False  # go on with the run in --out from its newest good checkpoint
     recipe: str = "debug"  # the recipe that the other values come from
 
-    # model
-    model: str = (
-        "vicmae_vit_base_patch16"  # a size: vicmae_vit_{debug,small,base,large,...}_patch..
-    )
+    # model:
+
+    model: str = "vicmae_vit_base_patch16"  # a size; 11_vicmae has the list
     img_size: int = 224  # pixels a side
     mask_ratio: float = 0.75  # share of patches removed
     norm_pix_loss: bool = True  # patch-normalised pixels as the target
@@ -45,7 +41,8 @@ class PretrainConfig:
     projector_out_dim: int = 128  # width of its output
     temperature: float = 0.1  # of InfoNCE
 
-    # loss
+    # loss:
+
     lam: float = 0.025  # weight of the contrastive loss, at its full value
     lam_schedule: Literal["constant", "step", "linear", "cosine"] = "cosine"  # how it comes in
     lam_start: float = 0.0  # when it begins, as a share of the run
@@ -53,10 +50,9 @@ class PretrainConfig:
     weight_recon: float = 1.0  # weight of the reconstruction loss
     rank_local: bool = False  # the authors' labelling by place in the rank (wrong on several ranks)
 
-    # frames and views
-    frames: str = (
-        "distant"  # same, continuous:8, distant, distant:2.0s (seconds), distant:64 (frames)
-    )
+    # frames and views:
+
+    frames: str = "distant"  # same, continuous:8, distant, distant:2.0s, distant:64 (frames)
     num_views: int = 2  # frames of a clip, or views of a picture, in one sample
     pairs_per_video: int = 1  # samples drawn from one clip in a batch
     views: Literal["paper", "authors", "none"] = "paper"  # augmentation
@@ -64,7 +60,8 @@ class PretrainConfig:
     spatial: bool = True  # crop and flip (Table 3c)
     video_ratio: float | None = None  # share of clips in a batch; None: as in the data
 
-    # optimisation
+    # optimisation:
+
     batch_size: int = 4096  # pairs in the global batch: all ranks, all micro-batches
     accum_iter: int = 1  # micro-batches a step; negatives come from one micro-batch only
     epochs: float = 800.0  # passes over the data; see --steps
@@ -76,7 +73,8 @@ class PretrainConfig:
     weight_decay: float = 0.05  # of AdamW; biases, gains and tokens are left out
     clip_grad: float | None = None  # largest norm of the gradient
 
-    # machine
+    # machine:
+
     seed: int = 0  # every draw follows from it
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # where to train
     precision: Literal["auto", "bf16", "fp32"] = "auto"  # auto: bf16 where the hardware has it
