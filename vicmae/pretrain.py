@@ -67,7 +67,7 @@ def open_run(
             f"{config.out} holds a run with other values ({'; '.join(changed)}): "
             "give the old ones or choose another --out"
         )
-    return replace(config, steps=config.steps or stored.get("steps"))
+    return replace(config, steps=stored.get("steps") if config.steps is None else config.steps)
 
 # %% ../nbs/17_pretrain.ipynb #8eeb5194
 def build_dataset(
@@ -288,7 +288,8 @@ def batches(
 
 def total_steps(config: PretrainConfig, data: PairDataset) -> int:
     "Steps of the run: --steps, or epochs times the batches in one pass over the data."
-    steps = config.steps or round(config.epochs * data.plan.steps_per_epoch)
+    by_epochs = round(config.epochs * data.plan.steps_per_epoch)
+    steps = by_epochs if config.steps is None else config.steps
     if steps < 1:
         raise ValueError(
             f"steps={config.steps}, epochs={config.epochs}: a run needs at least one step"
