@@ -4,14 +4,17 @@
 
 # %% auto #0
 __all__ = ['SHIPPED', 'CheckpointError', 'save_tensors', 'read_tensors', 'load_strict', 'save_model', 'checkpoints_of',
-           'load_model', 'optimizer_tensors', 'restore_optimizer', 'config_of_weights', 'load_official', 'parity']
+           'load_model', 'optimizer_tensors', 'whole_tensors', 'restore_optimizer', 'config_of_weights',
+           'load_official', 'parity']
 
-# %% ../nbs/12_checkpoints.ipynb #11952846
+# %% ../nbs/12_checkpoints.ipynb #29e6ff7f
 import argparse
+import contextlib
 import json
 import os
 import re
 import warnings
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -27,33 +30,46 @@ class CheckpointError(ValueError):
     "A checkpoint that cannot be used: which file, what is wrong, how to mend it."
 
 
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    "CRC-32 of all bytes, tensors in the order of their names."
+    total = 0
+    for name in sorted(tensors):
+        total = zlib.crc32(tensors[name].contiguous().flatten().view(torch.uint8).numpy(), total)
+    return f"{total:08x}"
+
+
 def save_tensors(
     path: Path,  # target; replaced in one step
     tensors: dict[str, Tensor],
     metadata: dict[str, str],
 ) -> None:
-    "Write a safetensors file atomically: temporary name, fsync, rename."
-    path.parent.mkdir(parents=True, exist_ok=True)
+    "Write a safetensors file atomically: temporary name, fsync, rename. OSError if it can't be."
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     try:
-        save_file(
-            {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, metadata
-        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, temporary, metadata | {"crc32": _checksum(tensors)})
         with open(temporary, "rb+") as f:
             os.fsync(f.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
+    except (SafetensorError, OSError) as e:
+        raise OSError(
+            f"{path}: could not be written ({e}); what was written before it is whole: "
+            "make room or mend the folder, then go on"
+        ) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 # %% ../nbs/12_checkpoints.ipynb #d5b84fd6
 def read_tensors(
     path: Path,
 ) -> tuple[dict[str, Tensor], dict[str, str]]:  # tensors, metadata
-    "Read a safetensors file; a missing, cut off or foreign one raises CheckpointError."
+    "Read a safetensors file; a missing, cut off, damaged or foreign one raises CheckpointError."
     try:
         with safe_open(path, "pt") as f:
-            return {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}
+            tensors, metadata = {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}
     except FileNotFoundError:
         raise CheckpointError(
             f"{path}: no such file; give a run folder or a checkpoint in it"
@@ -63,6 +79,12 @@ def read_tensors(
             f"{path}: not a whole safetensors file ({e}); it was cut off or is of another "
             "kind: use the checkpoint before it"
         ) from None
+    if metadata.get("crc32", "") not in ("", _checksum(tensors)):
+        raise CheckpointError(
+            f"{path}: its checksum does not fit its content; bytes have changed since it was "
+            "written: use the checkpoint before it"
+        )
+    return tensors, metadata
 
 # %% ../nbs/12_checkpoints.ipynb #5f3329c7
 def load_strict(
@@ -94,6 +116,7 @@ def save_model(
     model: ViCMAE,
     step: int = 0,  # steps trained
     config: dict | None = None,  # of the run, kept in the metadata
+    weights: dict[str, Tensor] | None = None,  # put together before, if the model is sharded
 ) -> None:
     "Write weights, with the model's arguments and the run's configuration in the metadata."
     metadata = {
@@ -102,7 +125,7 @@ def save_model(
         "step": str(step),
         "config": json.dumps(config or {}),
     }
-    save_tensors(Path(path), model.state_dict(), metadata)
+    save_tensors(Path(path), model.state_dict() if weights is None else weights, metadata)
 
 # %% ../nbs/12_checkpoints.ipynb #dc08ec29
 def checkpoints_of(
@@ -166,10 +189,18 @@ def optimizer_tensors(
     }
 
 
+def whole_tensors(
+    tensors: Mapping[str, Tensor],  # some may be shards of FSDP
+) -> dict[str, Tensor]:  # on the CPU
+    "Tensors put together from the shards of all ranks, which must all call this."
+    full = lambda x: x.full_tensor() if hasattr(x, "full_tensor") else x
+    return {name: full(value).detach().cpu() for name, value in tensors.items()}
+
+
 def restore_optimizer(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    tensors: dict[str, Tensor],  # from optimizer_tensors
+    tensors: Mapping[str, Tensor],  # from optimizer_tensors
     source: str,  # named in the error
 ) -> None:
     "Put moments back where `optimizer_tensors` took them; unknown or missing names are an error."
@@ -183,9 +214,13 @@ def restore_optimizer(
         )
     for key, value in tensors.items():
         kind, name = key.split("/", 1)
-        on_cpu = kind == "step" and not optimizer.defaults.get("fused")
-        place = "cpu" if on_cpu else params[name].device
-        optimizer.state[params[name]][kind] = value.clone().to(place)
+        p, on_cpu = params[name], kind == "step" and not optimizer.defaults.get("fused")
+        value = value.clone().to("cpu" if on_cpu else p.device)
+        if hasattr(p, "full_tensor") and kind != "step":  # a shard of FSDP takes its part
+            from torch.distributed.tensor import distribute_tensor
+
+            value = distribute_tensor(value, p.device_mesh, p.placements)
+        optimizer.state[p][kind] = value
 
 # %% ../nbs/12_checkpoints.ipynb #03ec82a8
 _HEADS = {384: 6, 768: 12, 1024: 16, 1280: 16}  # encoder width to heads

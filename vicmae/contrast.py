@@ -122,12 +122,19 @@ def contrast(
     temperature: float = 0.1,  # τ
     gather: Callable[[Tensor], Tensor] | None = None,  # collects all ranks' rows; None: alone
     rank_local: bool = False,  # the authors' labelling (wrong on several ranks)
+    per_device: bool = False,  # BatchNorm sees this rank's rows only (authors' code)
 ) -> ContrastOutput:
     "L_neg on the global batch: gather pooled features, run the heads view by view, compare."
     local, gather = len(pooled), gather or (lambda x: x)
-    pooled, ids = gather(pooled), Ids(*map(gather, ids))
-    run = lambda head: torch.cat([head(view) for view in pooled.unbind(1)])
+    before, after = (lambda x: x, gather) if per_device else (gather, lambda x: x)
+    pooled, ids = before(pooled), Ids(*map(gather, ids))
+
+    def run(head: nn.Module) -> Tensor:  # [V*B, d], view by view
+        projected = torch.stack([head(view) for view in pooled.unbind(1)], dim=1)
+        return after(projected).transpose(0, 1).flatten(0, 1)
+
     p = run(predictor)
     z = p if target is None else run(target)
-    labels = rank_local_labels(ids, len(pooled) // local) if rank_local else pair_labels(ids)
+    ranks = len(ids.sample) // local
+    labels = rank_local_labels(ids, ranks) if rank_local else pair_labels(ids)
     return ContrastOutput(info_nce(p, z, *labels, temperature), p, z)

@@ -134,10 +134,19 @@ _FORK = sys.platform == "linux"  # elsewhere forking is not safe
 
 
 def _init_worker(worker: int) -> None:
-    """One thread a worker; Ctrl-C is for the main process, which then ends its workers."""
+    """One thread a worker; signals are for the main process, which then ends its workers."""
     import signal
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):  # a forked process inherits handlers
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
+def _init_pool() -> None:
+    """As `_init_worker`, but a pool is ended by SIGTERM."""
+    import signal
+    _init_worker(0)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _load_entry(sample: Sample, folder: Path | None, settings: tuple) -> tuple | str:
@@ -167,7 +176,7 @@ def _in_parallel(load: Any, samples: Sequence, workers: int | None, progress: bo
     with ExitStack() as stack:
         loaded = map(load, samples)
         if workers > 1:
-            pool = multiprocessing.get_context("fork").Pool(workers, _init_worker, (0,))
+            pool = multiprocessing.get_context("fork").Pool(workers, _init_pool)
             loaded = stack.enter_context(pool).imap(load, samples, chunksize=8)
         if progress:
             from tqdm import tqdm

@@ -6,11 +6,11 @@
 __all__ = ['PICTURES', 'CLIPS', 'KINDS', 'DataError', 'Sample', 'kind_of', 'find_samples', 'class_names', 'error_entry',
            'write_atomic', 'ErrorReport']
 
-# %% ../nbs/04a_files.ipynb #c4cb565a
+# %% ../nbs/04a_files.ipynb #cd7cbed1
 import csv
 import json
 import os
-import tempfile
+import secrets
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +18,22 @@ from typing import Any, Callable, Iterable, Sequence
 
 # %% ../nbs/04a_files.ipynb #699a2562
 PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm"}
-CLIPS = {".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv",
-         ".3gp", ".ogv", ".ts", ".gif"}
+CLIPS = {
+    ".mp4",
+    ".mkv",
+    ".webm",
+    ".avi",
+    ".mov",
+    ".m4v",
+    ".mpg",
+    ".mpeg",
+    ".flv",
+    ".wmv",
+    ".3gp",
+    ".ogv",
+    ".ts",
+    ".gif",
+}
 KINDS = ("picture", "clip")  # the numbers 0 and 1 in a batch
 
 
@@ -33,6 +47,7 @@ class DataError(ValueError):
 @dataclass(frozen=True)
 class Sample:
     """One file that can be drawn: a clip (a video, or a folder of frames) or a picture."""
+
     path: str
     kind: str  # clip | picture
     label: str | None = None
@@ -75,14 +90,20 @@ def _read_table(path: Path) -> list[tuple[int, dict]]:
         return [(i, _json_row(path, i, line)) for i, line in numbered]
     first = numbered[0][1]
     comma = "\t" if "\t" in first else "," if "," in first else None
-    cells = [line.rsplit(None, 1 if kind_of(line) is None else 0) if comma is None
-             else next(csv.reader([line], delimiter=comma)) for _, line in numbered]
+    cells = [
+        line.rsplit(None, 1 if kind_of(line) is None else 0)
+        if comma is None
+        else next(csv.reader([line], delimiter=comma))
+        for _, line in numbered
+    ]
     header = [cell.strip().lower() for cell in cells[0]]
     if "path" in header:
         return [(i, dict(zip(header, row))) for (i, _), row in zip(numbered, cells)][1:]
     if kind_of(cells[0][0]) is None and not (path.parent / cells[0][0]).exists():
-        raise DataError(f"{path} begins with the columns {', '.join(cells[0])}: "
-                        f"one of them must be called 'path'")
+        raise DataError(
+            f"{path} begins with the columns {', '.join(cells[0])}: "
+            f"one of them must be called 'path'"
+        )
     return [(i, dict(zip(("path", "label"), row))) for (i, _), row in zip(numbered, cells)]
 
 
@@ -116,8 +137,10 @@ def _manifest(path: Path, split: str | None) -> list[Sample]:
         source = f"{path.name} line {line}"
         found.append(Sample(str(path.parent / name), kind, label, source=source))
     if not any(os.path.exists(sample.path) for sample in found):
-        raise DataError(f"{path} lists {len(found)} files and none of them exists, not even "
-                        f"{found[0].path}: paths are taken from the manifest's folder")
+        raise DataError(
+            f"{path} lists {len(found)} files and none of them exists, not even "
+            f"{found[0].path}: paths are taken from the manifest's folder"
+        )
     return found
 
 # %% ../nbs/04a_files.ipynb #30f10a6a
@@ -130,8 +153,10 @@ def find_samples(
     roots = [data] if isinstance(data, (str, Path)) else data
     found = [sample for root in roots for sample in _find(Path(root).expanduser(), split)]
     if not found:
-        raise DataError(f"{data} holds no picture and no clip: files are known by their "
-                        f"extension, such as .mp4 or .jpg")
+        raise DataError(
+            f"{data} holds no picture and no clip: files are known by their "
+            f"extension, such as .mp4 or .jpg"
+        )
     twice = [path for path, count in Counter(s.path for s in found).items() if count > 1]
     if twice:
         where = " and ".join(s.source or "the folder" for s in found if s.path == twice[0])
@@ -164,8 +189,10 @@ def _find(root: Path, split: str | None) -> list[Sample]:
     if split is not None and (root / split).is_dir():
         return _walk(root / split)
     if split not in (None, "train"):
-        raise DataError(f"{root} has no split {split!r}: make a folder of that name in it, "
-                        f"or a manifest.csv with a column 'split'")
+        raise DataError(
+            f"{root} has no split {split!r}: make a folder of that name in it, "
+            f"or a manifest.csv with a column 'split'"
+        )
     return _walk(root)
 
 # %% ../nbs/04a_files.ipynb #8680b53e
@@ -185,13 +212,13 @@ def write_atomic(
     save: Callable[[Any], Any],  # writes to the binary file that it is given
 ) -> None:
     """Write a file so that it is there in full or not at all, whatever happens meanwhile."""
-    handle, name = tempfile.mkstemp(dir=Path(path).parent)
+    name = Path(path).with_name(f".{Path(path).name}.{secrets.token_hex(4)}.tmp")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(name, "wb") as file:
             save(file)
         os.replace(name, path)
     except BaseException:
-        os.unlink(name)
+        name.unlink(missing_ok=True)
         raise
 
 # %% ../nbs/04a_files.ipynb #c582f94d
@@ -216,8 +243,10 @@ class ErrorReport:
             return ""
         times = sum(entry["times"] for entry in self.files.values())
         first = next(iter(self.files.values()))
-        return (f"{len(self.files)} files could not be read and were replaced or left out "
-                f"({times} times), the first because: {first['reason']}")
+        return (
+            f"{len(self.files)} files could not be read and were replaced or left out "
+            f"({times} times), the first because: {first['reason']}"
+        )
 
     def write(self, path: str | Path) -> None:
         """One JSON object a file; nothing is written where nothing was skipped."""

@@ -24,9 +24,10 @@ class PretrainConfig:
 
     data: str = "data_samples"  # folders by class or manifests (.csv, .jsonl), commas between
     out: str = "runs/pretrain"  # folder of the run; if it holds one, --resume is needed
-    val_data: str = ""  # labelled clips and pictures for kNN and linear probe at the end
+    val_data: str = ""  # labelled clips and pictures for kNN and linear probe
     resume: bool = False  # go on with the run in --out from its newest good checkpoint
     recipe: str = "debug"  # the recipe that the other values come from
+    dry_run: bool = False  # print what would be done, and stop
 
     # model:
 
@@ -63,7 +64,9 @@ class PretrainConfig:
     # optimisation:
 
     batch_size: int = 4096  # pairs in the global batch: all ranks, all micro-batches
-    accum_iter: int = 1  # micro-batches a step; negatives come from one micro-batch only
+    accum_iter: int = 1  # micro-batches a step; see exact_accum
+    exact_accum: bool = False  # negatives from all micro-batches, by two passes (one forward more)
+    batch_stats: Literal["global", "device"] = "global"  # what BatchNorm of the heads sees
     epochs: float = 800.0  # passes over the data; see --steps
     steps: int | None = None  # the run's total; overrides epochs, all schedules span it
     blr: float = 1.5e-4  # base learning rate, for 256 pairs
@@ -72,38 +75,57 @@ class PretrainConfig:
     beta2: float = 0.95  # of AdamW
     weight_decay: float = 0.05  # of AdamW; biases, gains and tokens are left out
     clip_grad: float | None = None  # largest norm of the gradient
+    max_skipped: int = 10  # so many steps in a row that are not finite end the run; 0: never
 
     # machine:
 
     seed: int = 0  # every draw follows from it
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # where to train
     precision: Literal["auto", "bf16", "fp32"] = "auto"  # auto: bf16 where the hardware has it
-    compile: bool = False  # torch.compile the model
+    compile: bool = False  # torch.compile the blocks
+    parallel: Literal["ddp", "fsdp"] = "ddp"  # a copy on each rank, or weights shared out
+    activation_checkpointing: bool = False  # less memory, one forward more
     num_workers: int = 2  # processes that load data, on each rank
     cache: Literal["none", "memory", "disk"] = "none"  # keep decoded frames at the training size
     reader: Literal["auto", "decord", "torchcodec", "pyav"] = "auto"  # of clips
     time_limit: float = 30.0  # seconds for one file
     checkpoint_every: int = 1000  # steps
     keep: int = 2  # newest checkpoints kept
+    keep_every: int = 0  # and all whose step is a multiple of this
+    eval_every: int = 0  # steps between kNN accuracies on --val-data; 0: only at the end
+    picture_every: int = 0  # steps between pictures of a reconstruction; 0: only at the end
+    measure_every: int = 50  # steps between measures of collapse; 0: never
+    tensorboard: bool = True  # write TensorBoard files, if it is installed
+    wandb: str = ""  # project of Weights & Biases; empty: none
 
-# %% ../nbs/16_recipes.ipynb #b8eb64eb
+# %% ../nbs/16_recipes.ipynb #aec703c9
 PLUMBING = (
     "data",
     "out",
     "val_data",
     "resume",
     "recipe",
+    "dry_run",
     "steps",
     "seed",
     "device",
     "precision",
     "compile",
+    "parallel",
+    "activation_checkpointing",
+    "max_skipped",
     "num_workers",
     "cache",
     "reader",
     "time_limit",
     "checkpoint_every",
     "keep",
+    "keep_every",
+    "eval_every",
+    "picture_every",
+    "measure_every",
+    "tensorboard",
+    "wandb",
 )
 METHOD = tuple(f.name for f in fields(PretrainConfig) if f.name not in PLUMBING)
 
@@ -215,6 +237,7 @@ def authors_code_base() -> PretrainConfig:
         lam_length=0.0,
         views="authors",
         rank_local=True,
+        batch_stats="device",
     )
 
 # %% ../nbs/16_recipes.ipynb #b55b2299
