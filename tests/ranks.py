@@ -1,94 +1,137 @@
-"""Started by test_distributed.py under torchrun: this rank's part of a batch against the whole."""
+"""Started by test_distributed.py under torchrun: loss and gradients of a layout against the whole.
+
+Prints a line for each way to train: its name, the error of the losses, the largest error of any
+gradient (relative to the tensor's largest value, which is taken as at least 1e-6 of the largest
+gradient of all), the largest without three biases (see `compare`), and which gradient is the worst.
+"""
+import copy
+import sys
+from dataclasses import replace
+
 import torch
 import torch.distributed as dist
-from torch.nn.parallel import DistributedDataParallel
+from torch import nn
 
-from vicmae.contrast import Ids, contrast, projection_head
-from vicmae.distributed import cleanup, gather, rank, setup, world_size
-from vicmae.model import combined_loss, vicmae_vit_debug
+import vicmae.task
+from vicmae.contrast import Ids, contrast
+from vicmae.distributed import (
+    average_gradients,
+    cleanup,
+    gather,
+    mean_over_ranks,
+    rank,
+    setup,
+    world_size,
+)
+from vicmae.model import ViCMAE, vicmae_vit_debug
+from vicmae.parallel import Parallel, parallelize
+from vicmae.recipes import get_recipe
+from vicmae.task import pretrain_task
+from vicmae.train import exact_gradients, plain_gradients, split_batch
+from vicmae.views import normalize
 
-PAIRS, WIDTH = 16, 24
-
-
-def relative(a: torch.Tensor, b: torch.Tensor) -> float:
-    "Largest difference over the largest value."
-    return ((a - b).abs().max() / b.abs().max()).item()
-
-
-def mine(x: torch.Tensor) -> torch.Tensor:
-    "This rank's rows."
-    return x.chunk(world_size())[rank()]
-
-
-def averaged(grad: torch.Tensor) -> torch.Tensor:
-    "What DDP does to a gradient."
-    grad = grad.clone()
-    if world_size() > 1:
-        dist.all_reduce(grad)
-        grad /= world_size()
-    return grad
+PAIRS, STEP, STEPS, CPU = 64, 99, 100, torch.device("cpu")
 
 
-def example_ids() -> Ids:
-    "Two samples share a video: one pair of them close in time, the other far."
+def example_batch() -> dict[str, torch.Tensor]:
+    "64 pairs; two samples share a video: one pair of frames close in time, the other far."
     names = torch.arange(PAIRS)
-    video = torch.where(names == 1, 0, names)
-    times = torch.stack([names * 3.0, names * 3.0 + 40], dim=1)
-    return Ids(names, video, times, torch.full((PAIRS,), 16.0))
+    return {"views": torch.randint(0, 256, (PAIRS, 2, 3, 32, 32), dtype=torch.uint8),
+            "noise": torch.rand(PAIRS, 2, 16), "sample": names,
+            "video": torch.where(names == 1, 0, names),
+            "times": torch.stack([names * 3.0, names * 3.0 + 40], dim=1),
+            "shift": torch.full((PAIRS,), 16.0)}
 
 
-def check_branch() -> dict[str, float]:
-    "Pooled features to loss: loss, gradient of the features, gradient of the head."
+class InChunks(nn.Module):
+    "A head that sees its rows in parts, as if each part were on a device of its own."
+
+    def __init__(self, head: nn.Module, parts: int):
+        super().__init__()
+        self.head, self.parts = head, parts
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self.head(part) for part in x.chunk(self.parts)])
+
+
+def gradients(model: ViCMAE, batch: dict, config, how: str = "", again: bool = False,
+              mean: bool = True) -> tuple[dict, dict]:
+    "Named losses and gradients; `how`: ddp or fsdp, or empty for one process with these rows."
+    model = copy.deepcopy(model)
+    ready = (parallelize(model, CPU, how, activation_checkpointing=again) if how
+             else Parallel(model.represent, None, ()))
+    task = pretrain_task(model, ready, config, STEPS)
+    if not how and config.batch_stats == "device":
+        def whole(pooled, rows, step):
+            ids = Ids(rows["sample"], rows["video"], rows["times"], rows["shift"])
+            loss = contrast(pooled, ids, InChunks(model.projector, world_size()),
+                            temperature=model.temperature).loss_contrast
+            return {"loss": config.lam * loss, "loss_contrast": loss}
+        task = task._replace(whole=whole)
+    if not how:
+        vicmae.task.gather = lambda x: x         # this one process has the whole batch already
+    parts = list(split_batch(batch, config.accum_iter))
+    named = (exact_gradients(task, parts, batch, STEP) if config.exact_accum
+             else plain_gradients(task, parts, STEP))
+    vicmae.task.gather = gather
+    if mean:
+        average_gradients(task.replicated)
+    full = lambda g: g.full_tensor() if hasattr(g, "full_tensor") else g
+    return named, {n: full(p.grad) for n, p in model.named_parameters() if p.requires_grad}
+
+
+def compare(name: str, got: tuple[dict, dict], true: tuple[dict, dict]) -> None:
+    "Print the errors, the largest over all ranks; the contrastive loss is the same on each."
+    mean = {n: mean_over_ranks(v.clone()) for n, v in got[0].items()}
+    loss = max(abs(mean[n] / v - 1).item() for n, v in true[0].items())
+    floor = 1e-6 * max(g.abs().max() for g in true[1].values())
+    errors = {n: ((got[1][n] - g).abs().max() / max(g.abs().max(), floor)).item()
+              for n, g in true[1].items()}
+    worst = max(errors, key=errors.get)
+    # BatchNorm takes any constant away, so the contrastive gradient of these is 0 plus rounding
+    shifts = {"norm.bias", "projector.0.bias", "projector.3.bias"}
+    rest = max(e for n, e in errors.items() if n not in shifts)
+    numbers = torch.tensor([loss, errors[worst], rest], dtype=torch.float64)
+    if world_size() > 1:
+        dist.all_reduce(numbers, dist.ReduceOp.MAX)
+    if rank() == 0:
+        print(name, *(f"{x:.1e}" for x in numbers.tolist()), worst, flush=True)
+
+
+def main(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    pooled, ids = torch.randn(PAIRS, 2, WIDTH), example_ids()
-    head = projection_head(WIDTH, 32, 16)
+    model = vicmae_vit_debug(img_size=32, depth=2, decoder_depth=1, mask_ratio=0.5).to(dtype)
+    batch = example_batch()
+    mine = {k: v.chunk(world_size())[rank()] for k, v in batch.items()}
+    config = get_recipe("debug")
+    config.lam, config.measure_every = 0.5, 0
+    vicmae.task.normalize = lambda views: normalize(views).to(dtype)
+    true = gradients(model, batch, config)
 
-    def run(x, ids, collect, **options):
-        head.zero_grad()
-        x = x.clone().requires_grad_()
-        loss = contrast(x, ids, head, gather=collect, **options).loss_contrast
-        loss.backward()
-        return loss.detach(), x.grad, head[0].weight.grad.clone()
+    def check(name: str, reference=true, how: str = "ddp", again: bool = False, mean: bool = True,
+              **changes) -> None:
+        got = gradients(model, mine, replace(config, **changes), how, again, mean)
+        compare(name, got, reference)
 
-    whole = run(pooled, ids, None)
-    local = Ids(*map(mine, ids))
-    part = run(mine(pooled), local, gather)
-    wrong = run(mine(pooled), local, gather, rank_local=True)
-    # the features' gradient arrives summed over ranks; DDP's mean takes the factor out again
-    return {"loss_contrast": relative(part[0], whole[0]),
-            "features": relative(part[1] / world_size(), mine(whole[1])),
-            "head": relative(averaged(part[2]), whole[2]),
-            "rank_local_loss": relative(wrong[0], whole[0]),
-            "rank_local_features": relative(wrong[1] / world_size(), mine(whole[1]))}
-
-
-def check_model() -> dict[str, float]:
-    "The whole model in DDP: every gradient of both losses together."
-    torch.manual_seed(1)
-    views, noise, ids = torch.randn(PAIRS, 2, 3, 64, 64), torch.rand(PAIRS, 2, 64), example_ids()
-
-    def gradients(model, bare, views, noise, ids, collect, rank_local=False):
-        bare.zero_grad()
-        out = model(views, noise, ids, collect, rank_local=rank_local)
-        combined_loss(out.loss_recon, out.loss_contrast, 0.5).backward()
-        return torch.cat([p.grad.flatten() for p in bare.parameters() if p.requires_grad])
-
-    torch.manual_seed(2)
-    bare = vicmae_vit_debug().double()
-    whole = gradients(bare, bare, views.double(), noise, ids, None)
-    parts = mine(views.double()), mine(noise), Ids(*map(mine, ids)), gather
-    model = DistributedDataParallel(bare, broadcast_buffers=False) if world_size() > 1 else bare
-    return {"model": relative(gradients(model, bare, *parts), whole),
-            "rank_local_model": relative(gradients(model, bare, *parts, rank_local=True), whole)}
+    for how in ("ddp", "fsdp") if world_size() > 1 else ("ddp",):
+        check(how, how=how)
+        check(f"{how}_exact_2", how=how, accum_iter=2, exact_accum=True)
+        check(f"{how}_exact_4", how=how, accum_iter=4, exact_accum=True)
+        check(f"{how}_exact_2_checkpointed", how=how, again=True, accum_iter=2, exact_accum=True)
+    check("control_plain_accumulation", accum_iter=4)
+    if world_size() > 1:
+        config.batch_stats = "device"
+        per_device = gradients(model, batch, config)
+        check("per_device", per_device)
+        check("per_device_fsdp", per_device, how="fsdp")
+        check("per_device_exact_2", per_device, accum_iter=2, exact_accum=True)
+        check("control_heads_not_averaged", per_device, mean=False)
+        check("control_per_device_is_another_loss")
+        config.batch_stats = "global"
+        check("control_authors_labels", rank_local=True)
 
 
 if __name__ == "__main__":
-    setup(torch.device("cpu"))
-    errors = check_branch() | check_model()
-    worst = torch.tensor(list(errors.values()), dtype=torch.float64)
-    if world_size() > 1:
-        dist.all_reduce(worst, dist.ReduceOp.MAX)
-    if rank() == 0:
-        for name, error in zip(errors, worst.tolist()):
-            print(name, error)
+    setup(CPU)
+    main(getattr(torch, sys.argv[1]))
     cleanup()

@@ -175,11 +175,12 @@ class Trial:
         self.note(f"back in the queue, {self.show('Reason')}, may start at {self.show('StartTime')}")
 
     def until_over(self, hurry: bool = True) -> None:
-        if hurry:  # SLURM lets a job that was queued again wait for two minutes
+        if hurry:  # SLURM lets a job that was queued again wait for two minutes; ten seconds do
+            time.sleep(10)
             run("scontrol", "update", f"JobId={self.job}", "StartTime=now", check=False)
         wait("second start", lambda: self.show("JobState") == "RUNNING" or self.over(), 300)
         self.note("started again")
-        wait("end of the job", self.over, 600)
+        wait("end of the job", self.over, 1800)
         self.note(f"{self.show('JobState')}, exit code {self.show('ExitCode')}, "
                   f"restarts {self.show('Restarts')}, run {self.status().get('state')}")
 
@@ -274,9 +275,12 @@ def case_killed(trial: Trial) -> bool:
              if b"torch.distributed.run" not in Path(f"/proc/{pid}/cmdline").read_bytes()
              and b"LOCAL_RANK=" in Path(f"/proc/{pid}/environ").read_bytes()]
     os.kill(ranks[0], signal.SIGKILL)
-    trial.note("one rank killed")
+    trial.note("one rank killed (SIGKILL)")
+    wait("restart", lambda: trial.log().count(" M parameters on ") == 2, 120)
+    trial.note("torchrun has started all ranks again")
     wait("end of the job", trial.over, 300)
-    trial.note(f"{trial.show('JobState')}, restarts by SLURM {trial.show('Restarts')}")
+    trial.note(f"{trial.show('JobState')}, exit code {trial.show('ExitCode')}, restarts by SLURM "
+               f"{trial.show('Restarts')}")
     return trial.status().get("state") == "finished" and trial.show("ExitCode") == "0:0"
 
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['T', 'rank', 'world_size', 'setup', 'cleanup', 'gather', 'mean_over_ranks', 'average_gradients', 'everywhere',
-           'LostRank', 'agree', 'StoppedElsewhere', 'together', 'collect']
+           'LostRank', 'agree', 'lost_rank', 'StoppedElsewhere', 'together', 'collect']
 
 # %% ../nbs/08_distributed.ipynb #547afbfb
 import os
@@ -114,10 +114,11 @@ class LostRank(ConnectionError):
     "Another process of the run is gone."
 
     def __init__(self, error: Exception):
-        first = str(error).strip().split("\n")[0]
+        reason = str(error).split("] ")[-1].split(". ")[0].split("\n")[0].strip()
         super().__init__(
             f"rank {os.environ.get('RANK', '0')} lost another process of this run, which has ended "
-            f"or cannot be reached; what it said last tells why, and --resume goes on ({first})"
+            f"or cannot be reached ({reason}): what that one said last tells why, and --resume "
+            "goes on from the newest checkpoint"
         )
 
 
@@ -134,6 +135,15 @@ def agree(
     except RuntimeError as error:
         raise LostRank(error) from error
     return int(word)
+
+# %% ../nbs/08_distributed.ipynb #2e148aff
+def lost_rank(
+    error: Exception,
+) -> Exception:  # LostRank, if that is what it means; else the error itself
+    "A collective that fails in the middle of a step says that a peer is gone, in many words."
+    signs = ("onnection", "Read error", "Broken pipe", "reset by peer", "imed out", "NCCL")
+    broken = isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
+    return LostRank(error) if broken and world_size() > 1 else error
 
 # %% ../nbs/08_distributed.ipynb #52333c6a
 class StoppedElsewhere(Exception):

@@ -214,7 +214,7 @@ def slurm_seconds(
         return 60 * a + (b or 0)
     return 86400 * (days or 0) + 3600 * a + 60 * (b or 0) + (c or 0)
 
-# %% ../nbs/24_launch.ipynb #0de29fed
+# %% ../nbs/24_launch.ipynb #45a5e899
 _TEMPLATE = r"""#!/bin/bash
 # Written by `vicmae slurm`. To submit: sbatch {script}
 #
@@ -234,6 +234,8 @@ port=$((20000 + SLURM_JOB_ID % 10000))
 export OMP_NUM_THREADS={threads}
 # Seconds that a rank may take to save and leave; torchrun would kill it after 30 (torch >= 2.12).
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT={patience}
+# A fresh store after each restart: the one that torchrun shares still names the dead (torch 2.15).
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 
 say() {{ echo "$(date '+%F %T') [start $((${{SLURM_RESTART_COUNT:-0}} + 1))] $*"; }}
 again() {{ say "back into the queue"; scontrol requeue "$SLURM_JOB_ID"; }}

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['open_run', 'same_batches', 'Probe', 'batches', 'total_steps', 'Trainer', 'say', 'progress_bar', 'pretrain']
 
-# %% ../nbs/17_pretrain.ipynb #e59e2d41
+# %% ../nbs/17_pretrain.ipynb #43b4c7cd
 import contextlib
 import json
 import os
@@ -26,6 +26,7 @@ from vicmae.distributed import (
     StoppedElsewhere,
     cleanup,
     collect,
+    lost_rank,
     rank,
     setup,
     together,
@@ -278,6 +279,23 @@ class Trainer:
         path.parent.mkdir(exist_ok=True)
         draw_reconstruction(self.model, self.data[0], path)
 
+    def failed(self, error: Exception) -> None:
+        "Write down that the run has failed, and why; if rank 0 is gone, by whoever is left."
+        reason = str(error) or "another process of the run has failed and says why"
+        with contextlib.suppress(OSError):
+            lost = isinstance(error, LostRank)
+            write_status(self.run, "failed", self.saved, self.steps, reason, anyone=lost)
+
+    def ended(self, ended: Ended) -> int:
+        "Write down how the run has ended; returns the exit code."
+        state = {0: "finished", 2: "stopped"}.get(ended.code, "preempted")
+        reason = f"signal {ended.code}" if ended.code else ""
+        write_status(self.run, state, ended.step, self.steps, reason)
+        if not ended.code:
+            return 0
+        say(f"{state} after {ended.step} of {self.steps} steps; go on with --resume")
+        return 128 + ended.code
+
     def finish(self, step: int) -> None:
         "Pictures, probe and report at the end of a run."
         draw_reconstruction(self.model, self.data[0], self.run / "reconstruction.png")
@@ -333,18 +351,15 @@ def pretrain(
             code = _pretrain(config, device, stop)
         except StoppedElsewhere:
             return 1
-        except RuntimeError as error:
-            if world_size() > 1 and "onnection" in str(error):  # in the middle of a step
-                raise LostRank(error) from None
-            raise
     cleanup()
     return code
 
 
 def _pretrain(config: PretrainConfig, device: torch.device, stop: Callable[[], int]) -> int:
     "Build the parts, train, and leave a state that says what became of the run."
-    trainer = together(lambda: _prepare(config, device))
+    trainer = None
     try:
+        trainer = together(lambda: _prepare(config, device))
         together(trainer.begin)
         ended = trainer.train(stop)
         if ended.step > trainer.start:
@@ -353,18 +368,14 @@ def _pretrain(config: PretrainConfig, device: torch.device, stop: Callable[[], i
             together(lambda: _fail(ended.error))
         elif ended.code == 0:
             trainer.finish(ended.step)
-    except Exception as error:
-        with contextlib.suppress(OSError):
-            write_status(trainer.run, "failed", trainer.saved, trainer.steps, str(error))
-        raise
-    state = {0: "finished", 2: "stopped"}.get(ended.code, "preempted")
-    write_status(
-        trainer.run, state, ended.step, trainer.steps, f"signal {ended.code}" * (ended.code > 0)
-    )
-    if ended.code:
-        say(f"{state} after {ended.step} of {trainer.steps} steps; go on with --resume")
-        return 128 + ended.code
-    return 0
+    except Exception as e:
+        error = lost_rank(e)
+        if trainer is not None:
+            trainer.failed(error)
+        if error is e:
+            raise
+        raise error from None
+    return trainer.ended(ended)
 
 
 def _fail(error: Exception | None) -> None:

@@ -6,7 +6,7 @@
 __all__ = ['STATES', 'write_text', 'write_rows', 'MetricsFile', 'read_metrics', 'save_checkpoint', 'Saved', 'newest_checkpoint',
            'write_status', 'read_status', 'graceful_stop', 'draw_losses', 'trackers']
 
-# %% ../nbs/15a_run.ipynb #2d996ecc
+# %% ../nbs/15a_run.ipynb #386f3c08
 import contextlib
 import json
 import math
@@ -30,7 +30,7 @@ from vicmae.checkpoints import (
     save_tensors,
     whole_tensors,
 )
-from .distributed import agree, mean_over_ranks, rank, world_size
+from .distributed import StoppedElsewhere, agree, mean_over_ranks, rank, world_size
 from .figures import plot_curves, save_figure
 from .files import write_atomic
 
@@ -92,6 +92,8 @@ class MetricsFile:
             if row.get("skipped") and rank() == 0:
                 self.on_skip(row["step"])
             if self.skipped >= self.max_skipped > 0:
+                if rank() > 0:  # all ranks count alike, and one of them speaks
+                    raise StoppedElsewhere
                 raise FloatingPointError(
                     f"step {row['step']}: {self.skipped} steps in a row had a loss or gradient that "
                     "is not finite and were skipped; resume from the last checkpoint with a lower "
@@ -220,11 +222,18 @@ def _newest(run: Path, say: Callable[[str], None]) -> Saved | None:
 STATES = ("running", "finished", "preempted", "stopped", "failed")
 
 
-def write_status(run: Path, state: str, step: int, steps: int, reason: str = "") -> None:
+def write_status(
+    run: Path,
+    state: str,  # of STATES
+    step: int,  # steps done and saved
+    steps: int,  # of the run
+    reason: str = "",
+    anyone: bool = False,  # rank 0 may be gone: whoever calls this writes
+) -> None:
     "Write status.json, by rank 0."
     if state not in STATES:
         raise ValueError(f"unknown state {state!r}: choose one of {', '.join(STATES)}")
-    if rank() == 0:
+    if rank() == 0 or anyone:
         row = {"state": state, "step": step, "steps": steps, "reason": reason}
         row["time"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         write_text(Path(run, "status.json"), json.dumps(row) + "\n")
