@@ -137,9 +137,11 @@ def _init_worker(worker: int) -> None:
     """One thread a worker; signals are for the main process, which then ends its workers."""
     import signal
     torch.set_num_threads(1)
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):  # a forked process inherits handlers
+    for name in ("SIGINT", "SIGUSR1"):  # a forked process inherits handlers
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if hasattr(signal, "alarm"):  # schedulers send SIGTERM to all: let the step be finished first
+        signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(30))
 
 
 def _init_pool() -> None:
@@ -386,7 +388,7 @@ def make_loader(
     """Batches start_step ... stop_step - 1, in order."""
     options = {}
     if num_workers:
-        options = {"persistent_workers": True, "prefetch_factor": 2, "worker_init_fn": _init_worker}
+        options = {"prefetch_factor": 2, "worker_init_fn": _init_worker}
         if _FORK:
             options["multiprocessing_context"] = "fork"  # workers share a cache held in memory
     return torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=num_workers,

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['HEADS', 'LocalHalf', 'shard', 'Parallel', 'parallelize']
 
-# %% ../nbs/15b_parallel.ipynb #bf66fb80
+# %% ../nbs/15b_parallel.ipynb #01b441e0
 import contextlib
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -50,6 +51,9 @@ def shard(
     for part in [*model.blocks, *model.decoder_blocks, *heads]:
         fully_shard(part, mesh=mesh)
     fully_shard(model, mesh=mesh)
+    warnings.filterwarnings(
+        "ignore", message="FSDP2-wrapped module .* returned a view"
+    )  # unflatten
     for entrance in ("represent", "reconstruct", "forward_features"):
         register_fsdp_forward_method(model, entrance)
 
@@ -84,7 +88,6 @@ def parallelize(
     ddp = nn.parallel.DistributedDataParallel(
         LocalHalf(model),
         device_ids=[device.index] if device.type == "cuda" else None,
-        broadcast_buffers=False,  # the local half has none that change
         gradient_as_bucket_view=True,
     )
     heads = [p for name in HEADS if (head := getattr(model, name)) for p in head.parameters()]

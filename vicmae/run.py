@@ -6,7 +6,7 @@
 __all__ = ['STATES', 'write_text', 'write_rows', 'MetricsFile', 'read_metrics', 'save_checkpoint', 'Saved', 'newest_checkpoint',
            'write_status', 'read_status', 'graceful_stop', 'draw_losses', 'trackers']
 
-# %% ../nbs/15a_run.ipynb #386f3c08
+# %% ../nbs/15a_run.ipynb #bf6348a3
 import contextlib
 import json
 import math
@@ -30,7 +30,14 @@ from vicmae.checkpoints import (
     save_tensors,
     whole_tensors,
 )
-from .distributed import StoppedElsewhere, agree, mean_over_ranks, rank, world_size
+from vicmae.distributed import (
+    StoppedElsewhere,
+    agree,
+    mean_over_ranks,
+    rank,
+    together,
+    world_size,
+)
 from .figures import plot_curves, save_figure
 from .files import write_atomic
 
@@ -160,19 +167,26 @@ def save_checkpoint(
     state = whole_tensors(optimizer_tensors(model, optimizer))
     weights = whole_tensors(model.state_dict())
     if rank() == 0:
+        bad = [name for name, value in weights.items() if not value.isfinite().all()]
+        if bad:
+            raise FloatingPointError(
+                f"step {step}: the weights are not finite ({', '.join(bad[:3])}) and are not saved; "
+                "resume from the checkpoint before with a lower --blr or --clip-grad"
+            )
         save_tensors(path.with_suffix(".optim"), state, {"step": str(step)})
         save_model(path, model, step, config, weights)
-        _sweep(run, keep, keep_every)
+        _sweep(run, step, keep, keep_every)
     return path
 
 
-def _sweep(run: Path, keep: int, keep_every: int) -> None:
-    "Remove old checkpoints by the rule, and what a killed process left."
-    stay = checkpoints_of(run)
-    for old in stay[max(keep, 1) :]:
-        step = int(old.stem.removeprefix("step_"))
-        if not (keep_every and step % keep_every == 0):
-            old.unlink()
+def _sweep(run: Path, step: int, keep: int, keep_every: int) -> None:
+    "Remove checkpoints by the rule, damaged ones of a later step, and what a killed process left."
+    of = lambda path: int(path.stem.removeprefix("step_"))
+    found = checkpoints_of(run)
+    past = [path for path in found if of(path) <= step]
+    stay = past[: max(keep, 1)] + [p for p in past if keep_every and of(p) % keep_every == 0]
+    for path in set(found) - set(stay):
+        path.unlink()
     for moments in Path(run, "checkpoints").glob("step_*.optim"):
         if not moments.with_suffix(".safetensors").exists():
             moments.unlink()
@@ -203,11 +217,10 @@ def newest_checkpoint(
     say: Callable[[str], None] = print,
 ) -> Saved | None:  # None: there is none
     "The newest good checkpoint of a run, the same on all ranks; damaged ones are named."
-    saved = _newest(run, say) if rank() == 0 else None
-    step = agree(saved.step + 1 if saved else 0, patient=True) - 1
-    if rank() > 0 and step >= 0:
-        saved = Saved(Path(run, "checkpoints", f"step_{step:08d}.safetensors"))
-    return saved
+    saved = together(lambda: _newest(run, say) if rank() == 0 else None)
+    step = agree(saved.step + 1 if saved else 0) - 1
+    path = Path(run, "checkpoints", f"step_{step:08d}.safetensors")
+    return together(lambda: Saved(path) if rank() > 0 and step >= 0 else saved)
 
 
 def _newest(run: Path, say: Callable[[str], None]) -> Saved | None:
@@ -236,7 +249,13 @@ def write_status(
     if rank() == 0 or anyone:
         row = {"state": state, "step": step, "steps": steps, "reason": reason}
         row["time"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        write_text(Path(run, "status.json"), json.dumps(row) + "\n")
+        path, text = Path(run, "status.json"), json.dumps(row) + "\n"
+        try:
+            write_text(path, text)
+        except OSError:  # no room for a second file: write over the first, which has its room
+            with open(path, "r+") as f:
+                f.write(text)
+                f.truncate()
 
 
 def read_status(run: Path) -> dict:

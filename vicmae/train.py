@@ -218,9 +218,9 @@ def train(
     stop: Callable[[], int] = lambda: 0,  # asked between steps: 0, or a signal's number
 ) -> Ended:
     "Train from step `start` to `steps`, or until any rank has a reason to stop."
-    step, batches, clock = start, iter(batches), time.perf_counter()
+    step, batches, clock, error = start, iter(batches), time.perf_counter(), None
     while step < steps:
-        batch, extra, error = _fetch(batches)
+        batch, extra, error = _fetch(batches, error)
         if code := agree(stop() or (FAILED if error else 0)):
             return Ended(step, code, error)
         waited, lr = time.perf_counter() - clock, lr_at(step)
@@ -228,16 +228,21 @@ def train(
             group["lr"] = lr
         named = step_fn(batch, step)
         step, seconds = step + 1, time.perf_counter() - clock
-        log({"step": step, **named, **extra, "lr": lr, "seconds": seconds, "data_s": waited})
+        try:
+            log({"step": step, **named, **extra, "lr": lr, "seconds": seconds, "data_s": waited})
+        except OSError as e:  # the disk of this rank: the others hear of it before the next step
+            error = e
         for every, call in callbacks:
             if every and step % every == 0:
                 call(step)
         clock = time.perf_counter()
-    return Ended(step, 0)
+    return Ended(step, agree(FAILED if error else 0), error)
 
 
-def _fetch(batches: Iterator) -> tuple[dict, dict, Exception | None]:
+def _fetch(batches: Iterator, error: Exception | None) -> tuple[dict, dict, Exception | None]:
     "The next batch, or the error that came instead: the other ranks must hear of it first."
+    if error:
+        return {}, {}, error
     try:
         return *next(batches), None
     except Exception as error:  # whatever it is, it is raised again once all ranks know

@@ -83,13 +83,17 @@ def draw_run(
     panels = _panels(reader, points)
     ncols = 4 if len(panels) > 6 else 3
     nrows = max(1, -(-len(panels) // ncols))
-    fig = Figure((10.5, 0.6 + 1.7 * nrows), dpi=72, facecolor="white", layout="constrained")
+    height = 0.65 + 1.75 * nrows
+    fig = Figure((10.5, height), dpi=72, facecolor="white")
+    fig.subplots_adjust(0.05, 0.3 / height, 0.985, 1 - 0.65 / height, wspace=0.32, hspace=0.45)
     for ax, key in zip_longest(fig.subplots(nrows, ncols, squeeze=False).flat, panels):
         if key is None:
             ax.set_axis_off()
         else:
             _draw_panel(ax, reader, key, panels[key])
-    fig.suptitle("\n".join(_fill(headline(reader), 130)), fontsize=9, color="#333333")
+    title = _fill(headline(reader), 130)
+    title += [""] * (2 - len(title))  # always of the same height, so that nothing jumps
+    fig.suptitle("\n".join(title), fontsize=9, color="#333333")
     fig._ipython_display_ = lambda: display(Image(_png(fig)))
     return fig
 
@@ -166,7 +170,7 @@ def _text_panel(
         curve.y,
         curve.x,
         lines=True,
-        width=width - 10,
+        width=width - 12,
         height=height,
         character_set=charset,
         color=["cyan"] if colour else False,
@@ -240,18 +244,16 @@ class NotebookWatch:
 
     def _follow(self) -> None:
         "Look, draw, sleep. A thread has nobody to raise to: errors are said, and it goes on."
-        ended = False
-        while not ended:
-            whole, ended = True, self._leave.is_set()
+        while not self._leave.is_set():
+            whole = True
             try:
                 whole = self.reader.poll(0.5)
-                ended = ended or (whole and self.reader.state in ENDED)
                 self._draw()
+                if whole and self.reader.state in ENDED:
+                    self.stop()
             except Exception as error:
                 self._seen = self._place.update(_text(f"{error}; trying again"), raw=True)
-            self._leave.wait(self.every if whole and not ended else 0)
-        if self._button:
-            self._button.update(_text(""), raw=True)
+            self._leave.wait(self.every if whole else 0)
 
     def _draw(self) -> None:
         "Draw if there is something new, and every half minute."
@@ -263,8 +265,10 @@ class NotebookWatch:
         self._seen = seen
 
     def stop(self, *_: object) -> None:
-        "Stop watching; the last picture stays."
+        "Stop watching; the last picture stays, the button goes."
         self._leave.set()
+        if self._button:
+            self._button.update(_text(""), raw=True)
 
     def wait(
         self,
