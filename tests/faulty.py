@@ -1,6 +1,6 @@
-"""Runs of `vicmae pretrain` that break at a given step: by hand, under torchrun, or forked in no time.
+"""Runs of `vicmae pretrain` that break at a given step: by hand, under torchrun, or forked.
 
-    python tests/faulty.py '{"hit": [{"step": 5, "rank": 1, "do": "kill"}]}' pretrain --recipe debug ...
+    python tests/faulty.py '{"hit": [{"step": 5, "do": "kill"}]}' pretrain --recipe debug ...
 
 One run in this process, with faults. `Server` keeps a Python that has imported everything and forks
 it for every run: a real process each, in a session of its own, that starts in a hundredth of a
@@ -8,10 +8,11 @@ second and ends as any other. No test is in this file.
 
 Faults (a dict): what each one does stands at its function below.
     hit     a list of {"step", "rank" (None: all), "do", ...}: before that step of the engine
-    decode  {"file", "number", "to"}: a signal when so many files have been decoded
+    decode  {"file", "number", "to", "once"}: a signal when a process has decoded so many files
     limit   {"step", "bytes"}: files cannot grow beyond so many bytes, from that step on
     clock   {"step", "jump"}: time.time and strftime are off by so many seconds from that step on
     minutes {"minutes"}: patience of the ranks with each other
+    blind   {"rank"}: the data is not there for one rank
 """
 import contextlib
 import json
@@ -26,7 +27,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
+ENV = {**os.environ, "OMP_NUM_THREADS": "1",
+       "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}  # a restart meets dead addresses otherwise
 
 
 # ---- what breaks, inside the run ----
@@ -60,15 +62,15 @@ def act(fault: dict, batch: dict) -> None:
             while f.write(bytes(1 << 12)):
                 pass
     elif do == "kill worker":  # as the kernel does when memory runs out
-        os.kill(children("DataLoader")[0], signal.SIGKILL)
+        os.kill(children()[0], signal.SIGKILL)
     elif do == "sleep":
         time.sleep(fault["seconds"])
     else:
         raise KeyError(do)
 
 
-def children(_: str = "") -> list[int]:
-    "Processes that this one has started."
+def children() -> list[int]:
+    "Processes that this one has started, oldest first."
     path = f"/proc/self/task/{os.getpid()}/children"
     return [int(word) for word in Path(path).read_text().split()]
 
@@ -91,7 +93,7 @@ def hit(faults: list[dict]) -> None:
 
 
 def decode(fault: dict) -> None:
-    "A signal while the cache is being filled, from one of the processes that decode."
+    "A signal, sent once, while the cache is being filled: to the run, its group, or a decoder."
     import vicmae.dataset as module
 
     real, seen, main = module.decode_small, [], os.getpid()
@@ -99,18 +101,19 @@ def decode(fault: dict) -> None:
     def decode_small(sample, *settings):
         seen.append(sample)
         if len(seen) == fault["file"]:
-            if fault["to"] == "group":
-                os.killpg(0, fault["number"])
-            else:
-                os.kill(main, fault["number"])
-            time.sleep(0.2)
+            with contextlib.suppress(FileExistsError), open(fault["once"], "x"):
+                if fault["to"] == "group":
+                    os.killpg(0, fault["number"])
+                else:
+                    os.kill(main if fault["to"] == "self" else os.getpid(), fault["number"])
+                time.sleep(0.2)
         return real(sample, *settings)
 
     module.decode_small = decode_small
 
 
 def limit(fault: dict) -> None:
-    "Files of this process cannot grow beyond a size: writing more gives EFBIG, as a full disk ENOSPC."
+    "Files cannot grow beyond a size: writing more gives EFBIG, as a full disk gives ENOSPC."
     if not fault.get("step"):
         return resource.setrlimit(resource.RLIMIT_FSIZE, (fault["bytes"],) * 2)
     import vicmae.pretrain as module
@@ -148,7 +151,16 @@ def minutes(fault: dict) -> None:
     module.setup = lambda device: real(device, fault["minutes"])
 
 
-FAULTS = {f.__name__: f for f in (hit, decode, limit, clock, minutes)}
+def blind(fault: dict) -> None:
+    "One rank does not see the data, as a node on which a folder is not mounted."
+    import vicmae.task as module
+
+    real = module.find_samples
+    if rank() == fault["rank"]:
+        module.find_samples = lambda data, split: real("nowhere", split)
+
+
+FAULTS = {f.__name__: f for f in (hit, decode, limit, clock, minutes, blind)}
 
 
 def main(faults: dict, args: list[str]) -> None:
@@ -162,15 +174,17 @@ def main(faults: dict, args: list[str]) -> None:
 
 # ---- a server that forks runs ----
 
-def serve() -> None:
+def serve(pictures: bool) -> None:
     "Read one run a line, fork it, say its number; say its end when it comes."
     import matplotlib.pyplot  # noqa: F401
     import torch.utils.tensorboard  # noqa: F401
     import tqdm  # noqa: F401
     import tyro  # noqa: F401
 
-    import vicmae.pretrain  # noqa: F401
+    import vicmae.pretrain as module
 
+    if not pictures:
+        module.draw_losses = module.draw_reconstruction = lambda *args: None
     reader = os.fdopen(os.dup(0), "rb", 0)
     print(json.dumps({"ready": os.getpid()}), flush=True)
     while True:
@@ -189,8 +203,7 @@ def serve() -> None:
         if pid := os.fork():
             print(json.dumps({"started": pid}), flush=True)
             continue
-        if order["session"]:
-            os.setsid()
+        os.setsid()
         with open(os.devnull) as null, open(order["log"] + ".out", "w") as out, \
                 open(order["log"] + ".err", "w") as err:
             for file, number in ((null, 0), (out, 1), (err, 2)):
@@ -218,11 +231,11 @@ class Run:
         return code
 
     def wait(self, seconds: float = 120) -> int:
-        "Wait for its end; kill it and fail when that takes too long."
+        "Wait for its end; kill it, with all that it has started, and fail if that takes too long."
         end = time.monotonic() + seconds
         while (code := self.poll()) is None:
             if time.monotonic() > end:
-                self.kill(signal.SIGKILL)
+                os.killpg(self.pid, signal.SIGKILL)
                 raise TimeoutError(f"run {self.pid} hangs\n{self.out}\n{self.err}")
             time.sleep(0.01)
         return code
@@ -238,13 +251,14 @@ class Run:
 class Server:
     "Starts runs; a context manager."
 
-    def __init__(self, logs: Path):
+    def __init__(self, logs: Path, pictures: bool = True):  # two thirds of the time of a short run
         self.logs, self.count, self.codes, self.started, self.rest = logs, 0, {}, [], b""
+        self.command = [sys.executable, __file__, "serve", *["pictures"] * pictures]
         logs.mkdir(parents=True, exist_ok=True)
 
     def __enter__(self) -> "Server":
-        self.process = subprocess.Popen([sys.executable, __file__, "serve"], env=ENV, bufsize=0,
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.process = subprocess.Popen(self.command, env=ENV, bufsize=0, stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE)
         self.ready = False
         while not self.ready:
             self.listen(60)
@@ -270,27 +284,25 @@ class Server:
                     self.ready = True
 
     def start(self, *args: object, faults: dict | None = None, env: dict | None = None,
-              session: bool = True) -> Run:
+              ) -> Run:
         "Begin `vicmae pretrain ARGS`."
         self.count += 1
         log = str(self.logs / f"{self.count:03d}")
         order = {"args": ["pretrain", *map(str, args)], "faults": faults or {}, "env": env or {},
-                 "log": log, "session": session}
+                 "log": log}
         self.process.stdin.write(json.dumps(order).encode() + b"\n")
         while not self.started:
             self.listen(30)
         return Run(self, self.started.pop(0), log)
 
-    def ranks(self, count: int, *args: object, faults: dict | None = None,
-              env: dict | None = None) -> list[Run]:
+    def ranks(self, count: int, *args: object, faults: dict | None = None) -> list[Run]:
         "Begin so many ranks of one run, as torchrun or srun would."
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         job = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count),
                "LOCAL_WORLD_SIZE": str(count)}
-        return [self.start(*args, faults=faults,
-                           env=job | {"RANK": str(i), "LOCAL_RANK": str(i)} | (env or {}))
+        return [self.start(*args, faults=faults, env=job | {"RANK": str(i), "LOCAL_RANK": str(i)})
                 for i in range(count)]
 
 
@@ -306,7 +318,7 @@ def left(session: int) -> list[str]:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["serve"]:
-        serve()
+    if sys.argv[1] == "serve":
+        serve("pictures" in sys.argv)
     else:
         main(json.loads(sys.argv[1]), sys.argv[2:])

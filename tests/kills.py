@@ -72,12 +72,14 @@ def differences(run: Path, whole: Path) -> list[str]:
     return wrong
 
 
-def moment(run: Path, before: int, alive, chance: random.Random) -> bool:
-    "Wait until a random moment: one in four anywhere, else a little after a new step; False: ended."
-    anywhere, began = chance.random() < 0.25, time.monotonic()
-    late = began + chance.uniform(0, 2.0) if anywhere else None
+def moment(run: Path, alive, chance: random.Random, start: float) -> bool:
+    "Wait until a random moment: anywhere, or a little after a new step. False: it has ended."
+    anywhere, low = chance.random() < 0.25, len(rows(run))
+    late = time.monotonic() + chance.uniform(0, start) if anywhere else None
     while alive():
-        if late is None and (len(rows(run)) > before or time.monotonic() > began + 120):
+        now = len(rows(run))
+        low = min(low, now)  # a run that goes on cuts the steps off that it does again
+        if late is None and now > low:
             late = time.monotonic() + chance.uniform(0, 0.5)
         if late is not None and time.monotonic() >= late:
             return True
@@ -102,9 +104,8 @@ class Count:
 def alone(server: faulty.Server, args: list, run: Path, count: Count, chance) -> None:
     "One run, killed and resumed until it is done."
     while True:
-        process, before = server.start(*args, "--out", run, "--resume"), len(rows(run))
-        if count.kills < count.wanted and moment(run, before, lambda: process.poll() is None,
-                                                 chance):
+        process = server.start(*args, "--out", run, "--resume")
+        if count.kills < count.wanted and moment(run, lambda: process.poll() is None, chance, 2):
             process.kill(signal.SIGKILL)
             process.wait()
             count.note(run, "the process")
@@ -136,8 +137,8 @@ def under_torchrun(args: list, run: Path, ranks: int, count: Count, chance) -> N
     while count.kills < count.wanted and alive():
         while alive() and len(ranks_of(agent)) < ranks:
             time.sleep(0.01)
-        now, before = ranks_of(agent), len(rows(run))
-        if len(now) == ranks and moment(run, before, alive, chance):
+        now = ranks_of(agent)
+        if len(now) == ranks and moment(run, lambda: alive() and ranks_of(agent) == now, chance, 8):
             place = chance.randrange(ranks)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(now[place], signal.SIGKILL)

@@ -1,6 +1,7 @@
 """The script of `vicmae slurm` under a real SLURM on this machine: warned, queued again, finished.
 
     python tests/slurm_trial.py [CASE ...] [--steps 400] [--nodes 1] [--folder DIR]
+    python tests/slurm_trial.py limit --steps 1600
 
 By hand, as root, where Debian's slurm-wlm and munge are installed; not part of `make test`. It
 starts munged, slurmctld and slurmd of its own in a temporary folder (its own ports and key; a
@@ -51,7 +52,11 @@ SelectTypeParameters=CR_Core
 MpiDefault=none
 ReturnToService=2
 KillWait=30
-PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+SlurmctldParameters=preempt_send_user_signal
+PartitionName=main Nodes=ALL Default=YES PriorityTier=1 GraceTime=60
+PartitionName=urgent Nodes=ALL PriorityTier=2 PreemptMode=OFF
 """  # no cgroups: task/none and linuxproc do without
 
 
@@ -120,6 +125,7 @@ class Trial:
 
     def __init__(self, folder: Path, name: str, nodes: int, steps: int, **options: object):
         self.run, self.began = folder / f"{name} run", time.time()  # a path with a space
+        self.nodes = nodes
         given = {"recipe": "debug", "data": ROOT / "data_samples", "out": self.run,
                  "steps": steps, "checkpoint_every": 40}
         self.arguments = [str(w) for k, v in given.items()
@@ -130,7 +136,6 @@ class Trial:
                                cpus_per_task=2 // nodes, job_name=name, **options)
         with contextlib.redirect_stdout(None):
             write_slurm(options, self.arguments, config)
-        self.notes: list[str] = []
 
     def note(self, text: str) -> None:
         """Say what happened, and when."""
@@ -172,7 +177,7 @@ class Trial:
         self.note(f"saved: status.json says preempted at step {self.status()['step']}")
         wait("requeue", lambda: self.show("Restarts") == "1", 60)
         wait("end of the first start", lambda: self.show("JobState") == "PENDING", 60)
-        self.note(f"back in the queue, {self.show('Reason')}, may start at {self.show('StartTime')}")
+        self.note(f"back in the queue ({self.show('Reason')}), free at {self.show('StartTime')}")
 
     def until_over(self, hurry: bool = True) -> None:
         if hurry:  # SLURM lets a job that was queued again wait for two minutes; ten seconds do
@@ -198,9 +203,9 @@ def left_over(trial: Trial) -> list[int]:
 def undisturbed(folder: Path, steps: int) -> Trial:
     """The same command under torchrun alone."""
     trial = Trial(folder, "undisturbed", 1, steps)
-    began = time.time()
+    began, env = time.time(), {**os.environ, "OMP_NUM_THREADS": "1"}
     run(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-        "-m", "vicmae.cli", "pretrain", *trial.arguments, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        "-m", "vicmae.cli", "pretrain", *trial.arguments, env=env)
     print(f"undisturbed: {len(trial.rows())} steps in {time.time() - began:.0f} s")
     return trial
 
@@ -217,7 +222,7 @@ def compare(trial: Trial, reference: Trial) -> bool:
 
 
 def case_scancel(trial: Trial) -> bool:
-    """Warned by hand in the middle of the run: as a preemption with send_user_signal does."""
+    """Warned by hand in the middle of the run: as a preemption does."""
     trial.submit()
     trial.until_step(100)
     run("scancel", "--batch", "--signal=USR1", trial.job)
@@ -236,6 +241,38 @@ def case_limit(trial: Trial) -> bool:
     trial.until_requeued(60)
     trial.until_over(hurry=False)
     return trial.status().get("state") == "finished" and trial.show("ExitCode") == "0:0"
+
+
+def preempted(trial: Trial) -> bool:
+    """A job of a partition with more weight takes the nodes away for five seconds."""
+    trial.submit()
+    trial.until_step(100)
+    other = run("sbatch", "--parsable", "--partition=urgent", f"--nodes={trial.nodes}",
+                "--exclusive", "--output=/dev/null", "--wrap=sleep 5").strip()
+    trial.note(f"job {other} wants all nodes")
+    trial.until_requeued(90)
+    wait("end of the other job", lambda: "COMPLETED" in run("scontrol", "show", "job", other), 120)
+    trial.note(f"job {other} has had them")
+    trial.until_over()
+    return trial.status().get("state") == "finished" and trial.show("ExitCode") == "0:0"
+
+
+def case_preempt(trial: Trial) -> bool:
+    """Preempted, on a cluster that then sends the signal that a job has asked for."""
+    return preempted(trial)
+
+
+def case_grace(trial: Trial) -> bool:
+    """Preempted, on a cluster that then sends SIGTERM to the step, and a minute later SIGKILL."""
+    conf = Path(os.environ["SLURM_CONF"])
+    text = conf.read_text()
+    conf.write_text(text.replace("SlurmctldParameters=preempt_send_user_signal\n", ""))
+    run("scontrol", "reconfigure")
+    try:
+        return preempted(trial)
+    finally:
+        conf.write_text(text)
+        run("scontrol", "reconfigure")
 
 
 def case_early(trial: Trial) -> bool:
@@ -295,12 +332,12 @@ def case_wrong(trial: Trial) -> bool:
 
 
 CASES = {name[5:]: f for name, f in globals().copy().items() if name.startswith("case_")}
-FINISHES = ("scancel", "limit", "early", "killed")  # cases with a curve to compare
+FINISHES = ("scancel", "limit", "preempt", "grace", "early", "killed")  # with a curve to compare
 
 
 def main() -> None:
     """Run the cases that are asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(CASES))
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--nodes", type=int, default=1, choices=(1, 2))

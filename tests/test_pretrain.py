@@ -67,7 +67,7 @@ def whole(few, tmp_path_factory) -> Path:
 def test_leaves_what_it_promises(whole):
     rows = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(1, 25))
-    assert set(rows[0]) == set(SAME) | {"skipped", "seconds", "data_s", "pairs_per_s"}
+    assert set(rows[0]) == set(SAME) | {"skipped", "seconds", "data_s", "other_s", "pairs_per_s"}
     assert rows[0]["lambda"] < rows[-1]["lambda"] == 0.1
     for name in ("loss.png", "reconstruction.png"):
         assert (whole / name).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"

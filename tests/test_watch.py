@@ -211,6 +211,13 @@ def test_whatever_is_logged_can_be_drawn(tmp_path, name):
     assert (tmp_path / "run.png").stat().st_size > 2000
 
 
+def test_the_ends_of_the_axis_are_written(tmp_path):
+    reader = RunReader(make_run(tmp_path / "run", CASES["constant"]))
+    reader.poll()
+    ends = re.findall(r"│ (\S+)$", text_frame(reader, 40), re.M)
+    assert ends[:4] == ["1e-09", "-1e-09", "6", "2"]  # around a constant 0, a constant 4
+
+
 def test_skipped_steps_are_counted(tmp_path):
     reader = RunReader(make_run(tmp_path / "run", CASES["some nan"]))
     reader.poll()
@@ -298,7 +305,7 @@ def test_a_terminal_without_unicode(tmp_path):
         command(run), capture_output=True, env=ENV | {"PYTHONIOENCODING": "ascii"}, timeout=60
     )
     assert done.returncode == 0 and not done.stderr and b"reconstruction loss" in done.stdout
-    assert all(byte < 128 for byte in done.stdout)
+    assert all(byte < 128 for byte in done.stdout) and b"?" not in done.stdout
 
 
 def test_a_reader_that_has_seen_enough(tmp_path):
@@ -321,7 +328,8 @@ def test_ctrl_c_leaves_quietly(tmp_path):
 
 
 def test_live_in_a_terminal_until_the_run_ends(tmp_path):
-    run = make_run(tmp_path / "run", [row(1)], steps=60, state="running")
+    more = dict.fromkeys(("rank", "std", "uniformity", "alignment", "data_s", "lr", "lambda"), 1)
+    run = make_run(tmp_path / "run", [row(1, **more)], steps=60, state="running")
     terminal = Terminal(command(run))
     assert terminal.until(lambda t: "step 1 of 60" in t), terminal.written
     for i in range(2, 61):

@@ -64,7 +64,7 @@ def pretrain(args: list[str]) -> int:
         return import_module("vicmae.launch").dry_run(config)
     return import_module("vicmae.pretrain").pretrain(config)
 
-
+# %% ../nbs/26_cli.ipynb #aad1d5cd
 def slurm(args: list[str]) -> int:
     "vicmae slurm: write a batch script; what is no option of SLURM's is one of pretrain's."
     from vicmae.launch import SlurmOptions, write_slurm

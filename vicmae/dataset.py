@@ -144,13 +144,6 @@ def _init_worker(worker: int) -> None:
         signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(30))
 
 
-def _init_pool() -> None:
-    """As `_init_worker`, but a pool is ended by SIGTERM."""
-    import signal
-    _init_worker(0)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
 def _load_entry(sample: Sample, folder: Path | None, settings: tuple) -> tuple | str:
     """One entry of a cache, (frames or their file, fps); a text that says why there is none."""
     try:
@@ -173,17 +166,25 @@ def _load_entry(sample: Sample, folder: Path | None, settings: tuple) -> tuple |
 def _in_parallel(load: Any, samples: Sequence, workers: int | None, progress: bool) -> Iterator:
     """`load` of every sample, in order, by forked processes where the system has them."""
     import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures.process import BrokenProcessPool
     from contextlib import ExitStack
     workers = min(workers or len(os.sched_getaffinity(0)), len(samples)) if _FORK else 1
     with ExitStack() as stack:
         loaded = map(load, samples)
         if workers > 1:
-            pool = multiprocessing.get_context("fork").Pool(workers, _init_pool)
-            loaded = stack.enter_context(pool).imap(load, samples, chunksize=8)
+            fork = multiprocessing.get_context("fork")
+            pool = ProcessPoolExecutor(workers, fork, _init_worker, (0,))
+            stack.callback(pool.shutdown, wait=False, cancel_futures=True)
+            loaded = pool.map(load, samples, chunksize=8)
         if progress:
             from tqdm import tqdm
             loaded = tqdm(loaded, total=len(samples), desc="decoding", unit="file")
-        yield from loaded
+        try:
+            yield from loaded
+        except BrokenProcessPool:
+            raise DataError("a process that decodes files was killed, most often because memory "
+                            "ran out: use --cache disk or none, or ask for more memory") from None
 
 # %% ../nbs/05_dataset.ipynb #03d2b86c
 class FrameCache:

@@ -6,7 +6,7 @@
 __all__ = ['Layout', 'layout', 'count_files', 'find_faults', 'describe_layout', 'dry_run', 'SlurmOptions', 'slurm_seconds',
            'slurm_script', 'script_path', 'write_slurm']
 
-# %% ../nbs/24_launch.ipynb #1f876e69
+# %% ../nbs/24_launch.ipynb #04036ebe
 import os
 import re
 import shlex
@@ -23,6 +23,7 @@ from .dataset import BatchPlan
 from .files import find_samples
 from .memory import memory_estimate, outline_model, planned_device
 from .recipes import PretrainConfig
+from .run import read_status
 from .schedule import scaled_lr
 
 # %% ../nbs/24_launch.ipynb #482cdde3
@@ -180,6 +181,8 @@ def dry_run(
     "Print what a run would do; nothing is decoded, written or started. DataError if it can't."
     processes = processes or int(os.environ.get("WORLD_SIZE", "1"))
     print(describe_layout(config, layout(config, processes)))
+    if config.resume and (status := read_status(Path(config.out))):
+        print(f"so far   step {status['step']:,} of {status['steps']:,}, {status['state']}")
     return 0
 
 # %% ../nbs/24_launch.ipynb #d8f4ce80
@@ -214,7 +217,7 @@ def slurm_seconds(
         return 60 * a + (b or 0)
     return 86400 * (days or 0) + 3600 * a + 60 * (b or 0) + (c or 0)
 
-# %% ../nbs/24_launch.ipynb #45a5e899
+# %% ../nbs/24_launch.ipynb #738f4269
 _TEMPLATE = r"""#!/bin/bash
 # Written by `vicmae slurm`. To submit: sbatch {script}
 #
@@ -251,6 +254,8 @@ leave() {{
 }}
 trap leave USR1
 
+before=$(cat "$run/status.json" 2>/dev/null)
+
 # The layout first. A wrong argument ends the job here, and not after {restarts} restarts.
 say "begins on $SLURM_JOB_NODELIST"
 WORLD_SIZE={world} "$python" -m vicmae.cli pretrain "${{arguments[@]}}" --resume --dry-run || exit
@@ -273,17 +278,17 @@ step=$!
 while kill -0 "$step" 2>/dev/null; do wait "$step"; done
 wait "$step"; code=$?
 
-# torchrun exits with 1 whatever its ranks said, so the run's own status decides.
-state=$("$python" -c 'import json, sys; print(json.load(open(sys.argv[1]))["state"])' \
-  "$run/status.json" 2>/dev/null)
-say "the run is ${{state:-not begun}}, the step exits with $code"
-if [ "$warned" ]; then
-  case "$state" in
-    finished) exit 0 ;;  # the warning came when all was done
-    failed) ;;           # it would fail again
-    *) again ;;          # preempted, or stopped before it had begun
-  esac
-fi
+# torchrun exits with 1 whatever its ranks said, so the run's own status decides, if it is new.
+after=$(cat "$run/status.json" 2>/dev/null)
+[ "$after" != "$before" ] || after='{{"state": "not begun"}}'
+state=$("$python" -c 'import json, sys; print(json.load(sys.stdin)["state"])' <<< "$after")
+say "the run is $state, the step exits with $code"
+case "$state" in
+  preempted) again ;;
+  finished) [ -z "$warned" ] || exit 0 ;;  # the warning came when all was done
+  failed | stopped) ;;                     # it would fail again; somebody pressed Ctrl-C
+  *) [ -z "$warned" ] || again ;;          # warned before it had begun or before it could save
+esac
 exit "$code"
 """
 

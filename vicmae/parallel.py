@@ -50,7 +50,7 @@ def shard(
     heads = [h for h in (model.projector, model.target_projector) if h is not None]
     for part in [*model.blocks, *model.decoder_blocks, *heads]:
         fully_shard(part, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+    fully_shard(model, mesh=mesh, reshard_after_forward=True)  # after evaluation too
     warnings.filterwarnings(
         "ignore", message="FSDP2-wrapped module .* returned a view"
     )  # unflatten

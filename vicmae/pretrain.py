@@ -6,7 +6,7 @@
 __all__ = ['open_run', 'same_batches', 'Probe', 'batches', 'total_steps', 'Trainer', 'say', 'progress_bar', 'pretrain', 'explain',
            'restart_note']
 
-# %% ../nbs/17_pretrain.ipynb #377943d4
+# %% ../nbs/17_pretrain.ipynb #a4392b82
 import contextlib
 import json
 import os
@@ -42,10 +42,14 @@ from vicmae.run import (
     MetricsFile,
     draw_losses,
     Saved,
+    Stop,
+    Stopped,
     graceful_stop,
     newest_checkpoint,
     read_metrics,
+    read_status,
     save_checkpoint,
+    time_shares,
     trackers,
     write_rows,
     write_status,
@@ -296,7 +300,7 @@ class Trainer:
 
     def failed(self, error: Exception) -> None:
         "Write down that the run has failed, and why; if rank 0 is gone, by whoever is left."
-        reason = str(error) or "another process of the run has failed and says why"
+        reason = str(error)[:500] or "another process of the run has failed and says why"
         with contextlib.suppress(OSError):
             lost = isinstance(error, LostRank)
             write_status(self.run, "failed", self.saved, self.steps, reason, anyone=lost)
@@ -311,6 +315,11 @@ class Trainer:
         say(f"{state} after {ended.step} of {self.steps} steps; go on with --resume")
         return 128 + ended.code
 
+    @property
+    def rows_done(self) -> int:
+        "Steps done by this process."
+        return self.saved - self.start
+
     def finish(self, step: int) -> None:
         "Pictures, probe and report at the end of a run."
         draw_reconstruction(self.model, self.data[0], self.run / "reconstruction.png")
@@ -318,6 +327,9 @@ class Trainer:
             draw_losses(self.run)
         if self.report.files:
             say(self.report.summary() + f"; see {self.run / 'skipped.jsonl'}")
+        if rank() == 0 and self.rows_done:
+            shares = time_shares(read_metrics(self.run / "metrics.jsonl")[-self.rows_done :])
+            say("time: " + ", ".join(f"{name} {share:.1%}" for name, share in shares.items()))
         if self.config.val_data:
             row = self.evaluate(step, linear=True)
             say(
@@ -370,11 +382,13 @@ def pretrain(
     return code
 
 
-def _pretrain(config: PretrainConfig, device: torch.device, stop: Callable[[], int]) -> int:
+def _pretrain(config: PretrainConfig, device: torch.device, stop: Stop) -> int:
     "Build the parts, train, and leave a state that says what became of the run."
     trainer = None
     try:
+        stop.at_once = True
         trainer = _prepare(config, device)
+        stop.at_once = False
         together(trainer.begin)
         ended = trainer.train(stop)
         if ended.step > trainer.start:
@@ -383,6 +397,8 @@ def _pretrain(config: PretrainConfig, device: torch.device, stop: Callable[[], i
             together(lambda: _fail(ended.error))
         elif ended.code == 0:
             trainer.finish(ended.step)
+    except Stopped as stopped:
+        return _stopped(config, stopped.number)
     except Exception as e:
         error = explain(e)
         if trainer is not None:
@@ -391,6 +407,15 @@ def _pretrain(config: PretrainConfig, device: torch.device, stop: Callable[[], i
             raise
         raise error from None
     return trainer.ended(ended)
+
+
+def _stopped(config: PretrainConfig, number: int) -> int:
+    "A signal before the first step: nothing has changed but the state."
+    before, state = read_status(Path(config.out)), {2: "stopped"}.get(number, "preempted")
+    step, steps = before.get("step", 0), before.get("steps", config.steps or 0)
+    write_status(Path(config.out), state, step, steps, f"signal {number}", anyone=True)
+    say(f"{state} before the first step; start again with --resume")
+    return 128 + number
 
 
 def explain(

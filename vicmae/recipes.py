@@ -181,6 +181,7 @@ def tiny() -> PretrainConfig:
         num_workers=1,
         cache="memory",
         checkpoint_every=500,
+        eval_every=500,
     )
 
 
@@ -195,6 +196,8 @@ def small() -> PretrainConfig:
         num_workers=8,
         cache="disk",
         checkpoint_every=500,
+        eval_every=1000,
+        picture_every=1000,
     )
 
 # %% ../nbs/16_recipes.ipynb #0fc94042

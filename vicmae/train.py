@@ -218,7 +218,8 @@ def train(
     stop: Callable[[], int] = lambda: 0,  # asked between steps: 0, or a signal's number
 ) -> Ended:
     "Train from step `start` to `steps`, or until any rank has a reason to stop."
-    step, batches, clock, error = start, iter(batches), time.perf_counter(), None
+    step, batches, error = start, iter(batches), None
+    clock, other = time.perf_counter(), 0.0
     while step < steps:
         batch, extra, error = _fetch(batches, error)
         if code := agree(stop() or (FAILED if error else 0)):
@@ -229,13 +230,15 @@ def train(
         named = step_fn(batch, step)
         step, seconds = step + 1, time.perf_counter() - clock
         try:
-            log({"step": step, **named, **extra, "lr": lr, "seconds": seconds, "data_s": waited})
+            times = {"seconds": seconds, "data_s": waited, "other_s": other}
+            log({"step": step, **named, **extra, "lr": lr, **times})
         except OSError as e:  # the disk of this rank: the others hear of it before the next step
             error = e
         for every, call in callbacks:
             if every and step % every == 0:
                 call(step)
-        clock = time.perf_counter()
+        other = time.perf_counter() - clock - seconds
+        clock += seconds + other
     return Ended(step, agree(FAILED if error else 0), error)
 
 

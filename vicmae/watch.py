@@ -63,8 +63,8 @@ def _panels(reader: RunReader, points: int) -> dict[str, Curve]:
 
 
 def _fill(facts: list[str], width: int) -> list[str]:
-    "Facts on as few lines as fit, broken only between facts."
-    whole = [fact.replace(" ", "\0") for fact in facts]
+    "Facts on as few lines as fit, broken between facts if they are short."
+    whole = [fact.replace(" ", "\0") if len(fact) < 50 else fact for fact in facts]
     lines = wrap(" · ".join(whole), width, break_on_hyphens=False)
     return [line.strip(" ·").replace("\0", " ") for line in lines]
 
@@ -91,9 +91,9 @@ def draw_run(
             ax.set_axis_off()
         else:
             _draw_panel(ax, reader, key, panels[key])
-    title = _fill(headline(reader), 130)
-    title += [""] * (2 - len(title))  # always of the same height, so that nothing jumps
-    fig.suptitle("\n".join(title), fontsize=9, color="#333333")
+    title = _fill(headline(reader), 130) + [""]  # two lines always, so that nothing jumps
+    title[1] += " ..." if len(title) > 3 else ""
+    fig.suptitle("\n".join(title[:2]), fontsize=9, color="#333333")
     fig._ipython_display_ = lambda: display(Image(_png(fig)))
     return fig
 
@@ -114,6 +114,7 @@ def _draw_panel(ax: "Axes", reader: RunReader, key: str, curve: Curve) -> None:
     ax.set_title(f"{curve.y[-1]:.4g}", fontsize=9, loc="right", color=colour)
     ax.locator_params(nbins=4)
     ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+    ax.yaxis.set_major_formatter("{x:.3g}")
     ax.tick_params(labelsize=8, colors="#333333", length=2)
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(True, color="#EEEEEE", lw=0.8)
@@ -125,7 +126,7 @@ def _png(fig: "Figure") -> bytes:
 
     drawn, sent = BytesIO(), BytesIO()
     fig.savefig(drawn, format="png")
-    Image.open(drawn).convert("RGB").quantize(128, dither=0).save(sent, "png", optimize=True)
+    Image.open(drawn).convert("RGB").quantize(64, dither=0).save(sent, "png", optimize=True)
     return sent.getvalue()
 
 # %% ../nbs/24a_watch.ipynb #3e47765c
@@ -196,10 +197,10 @@ def watch_terminal(
     "Draw a run in a terminal until it ends or Ctrl-C; a pipe gets headlines and the last frame."
     reader, tty = RunReader(run), sys.stdout.isatty()
     live = tty and not once and os.environ.get("TERM") != "dumb"
-    style = {"colour": tty and "NO_COLOR" not in os.environ}
+    style, plain = {"colour": tty and "NO_COLOR" not in os.environ}, {}
     if not (sys.stdout.encoding or "").lower().startswith("utf"):
         sys.stdout.reconfigure(errors="replace")
-        style["charset"] = "ascii"
+        style["charset"], plain = "ascii", str.maketrans("─│┌┐└┘▁▔·λ", "-|++++__-l")
     begin, ended = "\x1b[2J", False
     try:
         while not ended:
@@ -212,7 +213,7 @@ def watch_terminal(
             if live:
                 text = f"{begin}\x1b[H" + text.replace("\n", "\x1b[K\n") + "\x1b[K\x1b[J"
                 begin = ""
-            print(text, end="" if live and not ended else "\n", flush=True)
+            print(text.translate(plain), end="" if live and not ended else "\n", flush=True)
             time.sleep(every if whole and not ended else 0)
     except KeyboardInterrupt:
         print()
