@@ -176,10 +176,13 @@ def main(faults: dict, args: list[str]) -> None:
 
 def serve(pictures: bool) -> None:
     "Read one run a line, fork it, say its number; say its end when it comes."
+    import av  # noqa: F401
     import matplotlib.pyplot  # noqa: F401
+    import PIL.JpegImagePlugin  # noqa: F401
+    import torch.distributed.fsdp  # noqa: F401
     import torch.utils.tensorboard  # noqa: F401
     import tqdm  # noqa: F401
-    import tyro  # noqa: F401
+    import tyro.constructors  # noqa: F401
 
     import vicmae.pretrain as module
 

@@ -23,7 +23,7 @@ from vicmae.run import read_metrics
 SAMPLES = Path(__file__).parents[1] / "data_samples"
 SAME = ("step", "loss", "loss_recon", "loss_contrast", "grad_norm", "skipped", "lambda", "lr")
 STEPS, EVERY, BAD = 8, 3, 5  # of a run; of its checkpoints; the step at which most faults happen
-FREEZE = float(os.environ.get("VICMAE_TEST_FREEZE", "4"))  # seconds
+FREEZE = float(os.environ.get("VICMAE_TEST_FREEZE", "3"))  # seconds
 TERM, INT, USR1 = signal.SIGTERM, signal.SIGINT, signal.SIGUSR1
 
 
@@ -189,7 +189,7 @@ def damage(path: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize("suffix, how", [(".safetensors", "cut"), (".optim", "cut"),
-                                         (".safetensors", "bit"), (".optim", "bit")])
+                                         (".safetensors", "bit")])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(half, tmp_path, again, suffix,
                                                                   how):
     shutil.copytree(half, tmp_path / "run")
@@ -235,8 +235,7 @@ def test_a_full_disk(small, go, again, ranks):
     again(out, ranks=ranks)
 
 
-@pytest.mark.parametrize("ranks, size, word", [(1, 3_000_000, ".optim"), (2, 3_000_000, ".optim"),
-                                               (1, 1000, "could not be"),
+@pytest.mark.parametrize("ranks, size, word", [(1, 3_000_000, ".optim"),
                                                (2, 1000, "could not be")])
 def test_a_file_that_cannot_grow(tmp_path, go, again, ranks, size, word):
     out = tmp_path / "run"
@@ -317,7 +316,7 @@ def test_torchrun_starts_again_and_hands_signals_on(few, tmp_path, whole, again)
     faults = {"hit": [
         {"step": BAD, "rank": 1, "do": "kill"},
         {"step": BAD + 1, "rank": 1, "do": "signal", "number": USR1, "to": "parent", "again": True},
-        {"step": BAD + 1, "rank": 1, "do": "sleep", "seconds": 3, "again": True}]}
+        {"step": BAD + 1, "rank": 1, "do": "sleep", "seconds": 2, "again": True}]}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
                "--max-restarts=1", "--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1",
                faulty.__file__, json.dumps(faults), "pretrain", "--recipe", "debug", "--data", few,
@@ -334,8 +333,7 @@ def test_torchrun_starts_again_and_hands_signals_on(few, tmp_path, whole, again)
 # ---- 5. signals ----
 
 @pytest.mark.parametrize("number, to, workers, ranks", [
-    (TERM, "self", 0, 1), (USR1, "self", 2, 1), (INT, "group", 2, 1), (TERM, "group", 2, 1),
-    (USR1, "self", 0, 2)])
+    (TERM, "self", 0, 1), (INT, "self", 2, 1), (TERM, "group", 2, 1), (USR1, "self", 0, 2)])
 def test_a_signal_saves_and_stops(tmp_path, go, again, number, to, workers, ranks):
     out = tmp_path / "run"
     faults = at(BAD, "signal", number=number, to=to, rank=ranks - 1)  # one rank of two

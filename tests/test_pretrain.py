@@ -76,6 +76,15 @@ def test_leaves_what_it_promises(whole):
     assert json.loads((whole / "config.json").read_text())["steps"] == 24
 
 
+def test_tensorboard_gets_every_row(whole):
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    found = events.EventAccumulator(str(whole / "tensorboard"))
+    found.Reload()
+    assert [(e.step, e.value) for e in found.Scalars("loss")] == [
+        (row[0], pytest.approx(row[1])) for row in curve(whole)
+    ]
+
+
 def test_killed_at_any_moment_and_resumed_it_is_the_same_run(few, whole, tmp_path):
     out = tmp_path / "killed"
     args = "--steps", "24", "--batch-size", "8", "--checkpoint-every", "4", "--resume"

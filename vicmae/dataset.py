@@ -133,7 +133,7 @@ def decode_small(
 _FORK = sys.platform == "linux"  # elsewhere forking is not safe
 
 
-def _init_worker(worker: int) -> None:
+def _init_worker(worker: int, grace: int = 30) -> None:
     """One thread a worker; signals are for the main process, which then ends its workers."""
     import signal
     torch.set_num_threads(1)
@@ -141,7 +141,7 @@ def _init_worker(worker: int) -> None:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     if hasattr(signal, "alarm"):  # schedulers send SIGTERM to all: let the step be finished first
-        signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(30))
+        signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(grace))
 
 
 def _load_entry(sample: Sample, folder: Path | None, settings: tuple) -> tuple | str:
@@ -174,7 +174,7 @@ def _in_parallel(load: Any, samples: Sequence, workers: int | None, progress: bo
         loaded = map(load, samples)
         if workers > 1:
             fork = multiprocessing.get_context("fork")
-            pool = ProcessPoolExecutor(workers, fork, _init_worker, (0,))
+            pool = ProcessPoolExecutor(workers, fork, _init_worker, (0, 3))
             stack.callback(pool.shutdown, wait=False, cancel_futures=True)
             loaded = pool.map(load, samples, chunksize=8)
         if progress:

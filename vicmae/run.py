@@ -7,13 +7,14 @@ __all__ = ['STATES', 'write_text', 'write_rows', 'MetricsFile', 'read_metrics', 
            'newest_checkpoint', 'write_status', 'read_status', 'Stopped', 'Stop', 'graceful_stop', 'draw_losses',
            'trackers']
 
-# %% ../nbs/15a_run.ipynb #bf6348a3
+# %% ../nbs/15a_run.ipynb #394d5a88
 import contextlib
 import json
 import math
 import signal
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -348,11 +349,12 @@ def trackers(
             import wandb as service
         except ImportError:
             raise ValueError("wandb is asked for and not installed: pip install wandb") from None
-        name = Path(run).resolve().name
+        name, place = Path(run).resolve().name, str(Path(run).resolve())
+        unique = f"{name}-{zlib.crc32(place.encode()):08x}"  # the same after a resume
         job = service.init(
             project=wandb,
             name=name,
-            id=name,
+            id=unique,
             dir=str(run),
             resume="allow",
             config=dict(config or {}),

@@ -249,4 +249,4 @@ def _fetch(batches: Iterator, error: Exception | None) -> tuple[dict, dict, Exce
     try:
         return *next(batches), None
     except Exception as error:  # whatever it is, it is raised again once all ranks know
-        return {}, {}, error
+        return {}, {}, error.with_traceback(None)  # whose frames would keep the loader alive
