@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['T', 'rank', 'world_size', 'setup', 'cleanup', 'gather', 'mean_over_ranks', 'average_gradients', 'everywhere',
-           'LostRank', 'agree', 'lost_rank', 'StoppedElsewhere', 'together', 'collect']
+           'LostRank', 'agree', 'lost_rank', 'StoppedElsewhere', 'together', 'collect', 'restart_note']
 
-# %% ../nbs/08_distributed.ipynb #547afbfb
+# %% ../nbs/08_distributed.ipynb #fc7ae69d
 import os
+import threading
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import TypeVar
@@ -39,9 +40,20 @@ def setup(
     "Join the other processes that `torchrun` started; alone, do nothing. NCCL on CUDA, else gloo."
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         backend = "nccl" if device.type == "cuda" else "gloo"
+        patience = threading.Timer(60 * minutes, _give_up)  # the timeout does not hold for meeting
+        patience.daemon = True
+        patience.start()
         dist.init_process_group(backend, timeout=timedelta(minutes=minutes))
         _hosts["quick"] = dist.new_group(backend="gloo", timeout=timedelta(minutes=minutes))
         _hosts["patient"] = dist.new_group(backend="gloo", timeout=timedelta(days=2))
+        patience.cancel()
+
+
+def _give_up() -> None:
+    "End a process that has not met the others; torchrun then ends or restarts them all."
+    rank = os.environ.get("RANK", "0")
+    print(f"rank {rank} has not met the other processes of this run: start it again", flush=True)
+    os._exit(1)
 
 
 def cleanup() -> None:
@@ -173,3 +185,14 @@ def collect(
     if world_size() > 1:
         dist.all_gather_object(things, thing, _hosts["patient"])
     return things
+
+# %% ../nbs/08_distributed.ipynb #0bf778dd
+def restart_note() -> list[str]:
+    "What torchrun's restarts need on current PyTorch, if they are asked for without it."
+    restarts = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
+    if restarts and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        return [
+            "start torchrun with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment, or a "
+            "restart may meet the addresses of the dead processes (pytorch issue 135712)"
+        ]
+    return []

@@ -57,7 +57,8 @@ def probe_set(
     if cache is None:
         known = [s for s in samples if s.label_id >= 0]
         cache = FrameCache(known[:: -(-len(known) // limit)], size) if known else None
-    known = [(i, s.label_id) for i, s in enumerate(cache.samples) if s.label_id >= 0] if cache else []
+    samples = cache.samples if cache else []
+    known = [(i, s.label_id) for i, s in enumerate(samples) if s.label_id >= 0]
     if not known:
         raise DataError("no sample has a label: put files into folders by class or use a manifest")
     known = known[:: -(-len(known) // limit)]

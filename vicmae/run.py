@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['STATES', 'write_text', 'write_rows', 'MetricsFile', 'read_metrics', 'time_shares', 'save_checkpoint', 'Saved',
-           'newest_checkpoint', 'write_status', 'read_status', 'Stopped', 'Stop', 'graceful_stop', 'draw_losses',
-           'trackers']
+           'newest_checkpoint', 'write_status', 'read_status', 'Stopped', 'Stop', 'graceful_stop', 'say',
+           'progress_bar', 'draw_losses', 'trackers']
 
 # %% ../nbs/15a_run.ipynb #394d5a88
 import contextlib
@@ -104,8 +104,8 @@ class MetricsFile:
                 if rank() > 0:  # all ranks count alike, and one of them speaks
                     raise StoppedElsewhere
                 raise FloatingPointError(
-                    f"step {row['step']}: {self.skipped} steps in a row had a loss or gradient that "
-                    "is not finite and were skipped; resume from the last checkpoint with a lower "
+                    f"step {row['step']}: {self.skipped} steps in a row had a loss or gradient "
+                    "that is not finite and were skipped; resume from the last checkpoint with a lower "
                     "--blr, --precision fp32 or --clip-grad, or look at nonfinite.jsonl"
                 )
 
@@ -181,8 +181,8 @@ def save_checkpoint(
         bad = [name for name, value in weights.items() if not value.isfinite().all()]
         if bad:
             raise FloatingPointError(
-                f"step {step}: the weights are not finite ({', '.join(bad[:3])}) and are not saved; "
-                "resume from the checkpoint before with a lower --blr or --clip-grad"
+                f"step {step}: the weights are not finite ({', '.join(bad[:3])}) and are not "
+                "saved; resume from the checkpoint before with a lower --blr or --clip-grad"
             )
         save_tensors(path.with_suffix(".optim"), state, {"step": str(step)})
         save_model(path, model, step, config, weights)
@@ -317,6 +317,34 @@ def graceful_stop() -> Iterator[Stop]:
     finally:
         for s, handler in old.items():
             signal.signal(s, handler)
+
+# %% ../nbs/15a_run.ipynb #83da8dd8
+def say(text: str) -> None:
+    "A line for the reader, from the first rank only."
+    if rank() == 0:
+        print(text, flush=True)
+
+
+@contextlib.contextmanager
+def progress_bar(start: int, steps: int) -> Iterator[Callable[[dict], None]]:
+    "A progress bar on stderr that takes rows of metrics; drawn rarely if there is no terminal."
+    from tqdm import tqdm
+
+    often = 0.5 if sys.stderr.isatty() else 10.0
+    with tqdm(
+        total=steps, initial=start, unit="step", mininterval=often, disable=rank() != 0
+    ) as bar:
+
+        def show(row: dict) -> None:
+            if bar.update():  # true when the bar is drawn again: only then read from the device
+                bar.set_postfix_str(
+                    f"recon {float(row['loss_recon']):.3f} contrast "
+                    f"{float(row['loss_contrast']):.3f} λ {row['lambda']:.3f} "
+                    f"{row['pairs_per_s']:.0f} pairs/s",
+                    refresh=False,
+                )
+
+        yield show
 
 # %% ../nbs/15a_run.ipynb #538eb4a3
 def draw_losses(run: Path) -> None:
