@@ -398,7 +398,7 @@ def explain(
     if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
         return OSError(
             "a process that loads data has been killed, most often because memory ran out: use "
-            "fewer --num-workers or ask for more memory; --resume goes on from the newest checkpoint"
+            "fewer --num-workers or more memory; --resume goes on from the newest checkpoint"
         )
     return lost_rank(error)
 

@@ -105,8 +105,8 @@ class MetricsFile:
                     raise StoppedElsewhere
                 raise FloatingPointError(
                     f"step {row['step']}: {self.skipped} steps in a row had a loss or gradient "
-                    "that is not finite and were skipped; resume from the last checkpoint with a lower "
-                    "--blr, --precision fp32 or --clip-grad, or look at nonfinite.jsonl"
+                    "that is not finite and were skipped; resume from the last checkpoint with a "
+                    "lower --blr, --precision fp32 or --clip-grad, or look at nonfinite.jsonl"
                 )
 
     def _append(self, rows: list[dict]) -> None:

@@ -21,7 +21,6 @@ from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
-import numpy as np
 from .figures import COLOURS
 from vicmae.follow import (
     ENDED,
