@@ -77,7 +77,7 @@ def children() -> list[int]:
 
 def hit(faults: list[dict]) -> None:
     "Faults before a step; in a process that torchrun has started anew only those with 'again'."
-    import vicmae.pretrain as module
+    import vicmae.job as module
 
     real, restarts = module.train_step, int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
@@ -116,7 +116,7 @@ def limit(fault: dict) -> None:
     "Files cannot grow beyond a size: writing more gives EFBIG, as a full disk gives ENOSPC."
     if not fault.get("step"):
         return resource.setrlimit(resource.RLIMIT_FSIZE, (fault["bytes"],) * 2)
-    import vicmae.pretrain as module
+    import vicmae.job as module
 
     real = module.train_step
 
@@ -130,7 +130,7 @@ def limit(fault: dict) -> None:
 
 def clock(fault: dict) -> None:
     "The wall clock jumps; the monotonic one does not, as on a real machine."
-    import vicmae.pretrain as module
+    import vicmae.job as module
 
     real, now, date, jump = module.train_step, time.time, time.strftime, [0]
 
@@ -145,7 +145,7 @@ def clock(fault: dict) -> None:
 
 def minutes(fault: dict) -> None:
     "Another patience between ranks than ten minutes."
-    import vicmae.pretrain as module
+    import vicmae.job as module
 
     real = module.setup
     module.setup = lambda device: real(device, fault["minutes"])
@@ -184,10 +184,10 @@ def serve(pictures: bool) -> None:
     import tqdm  # noqa: F401
     import tyro.constructors  # noqa: F401
 
-    import vicmae.pretrain as module
+    from vicmae import job, pretrain
 
     if not pictures:
-        module.draw_losses = module.draw_reconstruction = lambda *args: None
+        job.draw_losses = pretrain.draw_reconstruction = lambda *args: None
     reader = os.fdopen(os.dup(0), "rb", 0)
     print(json.dumps({"ready": os.getpid()}), flush=True)
     while True:

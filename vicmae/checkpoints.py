@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SHIPPED', 'CheckpointError', 'save_tensors', 'read_tensors', 'load_strict', 'save_model', 'checkpoints_of',
-           'load_model', 'optimizer_tensors', 'whole_tensors', 'restore_optimizer', 'config_of_weights',
+           'load_model', 'rebuild', 'optimizer_tensors', 'whole_tensors', 'restore_optimizer', 'config_of_weights',
            'load_official', 'parity']
 
 # %% ../nbs/12_checkpoints.ipynb #29e6ff7f
@@ -113,7 +113,7 @@ def load_strict(
 # %% ../nbs/12_checkpoints.ipynb #770a0688
 def save_model(
     path: Path,
-    model: ViCMAE,
+    model: nn.Module,  # with `kind` and `config`, from which it can be rebuilt
     step: int = 0,  # steps trained
     config: dict | None = None,  # of the run, kept in the metadata
     weights: dict[str, Tensor] | None = None,  # put together before, if the model is sharded
@@ -121,6 +121,7 @@ def save_model(
     "Write weights, with the model's arguments and the run's configuration in the metadata."
     metadata = {
         "format": "vicmae 1",
+        "kind": model.kind,
         "model": json.dumps(model.config),
         "step": str(step),
         "config": json.dumps(config or {}),
@@ -148,30 +149,45 @@ def load_model(
     if str(source) in SHIPPED:
         source = Path(__file__).with_name(f"{source}.safetensors")
     source = Path(source)
-    if source.is_dir():
-        return _newest_model(source, device)
     if source.suffix in (".pth", ".pt", ".bin"):
         return load_official(source, **heads).to(device).eval()
+    return rebuild(source, ViCMAE, device)
+
+# %% ../nbs/12_checkpoints.ipynb #6e01aa95
+def rebuild(
+    source: Path,  # a run folder, or one of our files
+    make: type[nn.Module],  # class of the model; the file must be of its kind
+    device: str | torch.device = "cpu",
+) -> nn.Module:  # in eval mode
+    "A model of a class from its checkpoint; in a run, from the newest that is good."
+    if source.is_dir():
+        return _newest_model(source, make, device)
     tensors, metadata = read_tensors(source)
     if "model" not in metadata:
         raise CheckpointError(
             f"{source}: holds no vicmae model (no 'model' in its metadata); "
             "give a file written by save_model or by vicmae pretrain"
         )
-    model = ViCMAE(**json.loads(metadata["model"]))
+    if (kind := metadata.get("kind", ViCMAE.kind)) != make.kind:
+        raise CheckpointError(
+            f"{source}: holds a {kind} and not a {make.kind}; give the checkpoint of another run"
+        )
+    model = make(**json.loads(metadata["model"]))
     load_strict(model, tensors, str(source))
     return model.to(device).eval()
 
-# %% ../nbs/12_checkpoints.ipynb #cabe77b6
-def _newest_model(run: Path, device: str | torch.device) -> ViCMAE:
-    "The newest checkpoint of a run that loads; the ones passed over are named in a warning."
+
+def _newest_model(run: Path, make: type[nn.Module], device: str | torch.device) -> nn.Module:
+    "The newest checkpoint of a run that is whole; the ones passed over are named in a warning."
     for path in checkpoints_of(run):
         try:
-            return load_model(path, device)
+            read_tensors(path)
         except CheckpointError as e:
             warnings.warn(f"passed over: {e}")
+            continue
+        return rebuild(path, make, device)
     raise CheckpointError(
-        f"{run}: no good checkpoint in this folder; vicmae pretrain writes them "
+        f"{run}: no good checkpoint in this folder; a run writes them "
         "to checkpoints/step_*.safetensors"
     )
 

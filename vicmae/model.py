@@ -56,6 +56,8 @@ class Represented(NamedTuple):
 class ViCMAE(MaskedAutoencoder):
     "Contrastive masked autoencoder: reconstruction and pooled contrast on one encoder (section 3)."
 
+    kind = "vicmae"  # named in checkpoints
+
     def __init__(
         self,
         projector_hidden_dim: int = 4096,  # authors' code

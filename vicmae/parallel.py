@@ -39,7 +39,7 @@ class LocalHalf(nn.Module):
 
 # %% ../nbs/15b_parallel.ipynb #152e8e1e
 def shard(
-    model: ViCMAE,
+    model: nn.Module,  # ViCMAE, or another model of `blocks`
     device: torch.device,
 ) -> None:
     "Share a model's weights out over all ranks, in place (FSDP2)."
@@ -47,27 +47,37 @@ def shard(
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
     mesh = init_device_mesh(device.type, (world_size(),))
-    heads = [h for h in (model.projector, model.target_projector) if h is not None]
-    for part in [*model.blocks, *model.decoder_blocks, *heads]:
+    for part in [*_blocks(model), *_heads(model)]:
         fully_shard(part, mesh=mesh)
     fully_shard(model, mesh=mesh, reshard_after_forward=True)  # after evaluation too
     warnings.filterwarnings(
         "ignore", message="FSDP2-wrapped module .* returned a view"
     )  # unflatten
     for entrance in ("represent", "reconstruct", "forward_features"):
-        register_fsdp_forward_method(model, entrance)
+        if hasattr(model, entrance):
+            register_fsdp_forward_method(model, entrance)
+
+
+def _blocks(model: nn.Module) -> list[nn.Module]:
+    "All Transformer blocks."
+    return [*model.blocks, *getattr(model, "decoder_blocks", ())]
+
+
+def _heads(model: nn.Module) -> list[nn.Module]:
+    "The heads that see all rows together; a classifier has none."
+    return [head for name in HEADS if (head := getattr(model, name, None)) is not None]
 
 # %% ../nbs/15b_parallel.ipynb #7bc8058a
 class Parallel(NamedTuple):
     "A model, ready to be trained by these processes."
 
-    represent: Callable[[Tensor, Tensor], Represented]  # the local half
+    local: Callable  # the local half: ViCMAE.represent, or the whole of another model
     hold: Callable[[], contextlib.AbstractContextManager]  # no exchange of gradients inside
     replicated: tuple[nn.Parameter, ...]  # averaged by hand after each backward pass
 
 
 def parallelize(
-    model: ViCMAE,  # on its device, weights restored
+    model: nn.Module,  # on its device, weights restored
     device: torch.device,
     how: str = "ddp",  # ddp: a copy on each rank; fsdp: shared out
     compile: bool = False,  # torch.compile each block
@@ -78,17 +88,17 @@ def parallelize(
         raise ValueError(f"unknown way to train in parallel {how!r}: choose ddp or fsdp")
     model.activation_checkpointing = activation_checkpointing
     if compile:
-        for block in [*model.blocks, *model.decoder_blocks]:
+        for block in _blocks(model):
             block.compile()
-    if world_size() == 1:
-        return Parallel(model.represent, contextlib.nullcontext, ())
-    if how == "fsdp":
+    if how == "fsdp" and world_size() > 1:
         shard(model, device)
-        return Parallel(model.represent, contextlib.nullcontext, ())
+    if how == "fsdp" or world_size() == 1:
+        local = model.represent if isinstance(model, ViCMAE) else model
+        return Parallel(local, contextlib.nullcontext, ())
     ddp = nn.parallel.DistributedDataParallel(
-        LocalHalf(model),
+        LocalHalf(model) if isinstance(model, ViCMAE) else model,
         device_ids=[device.index] if device.type == "cuda" else None,
         gradient_as_bucket_view=True,
     )
-    heads = [p for name in HEADS if (head := getattr(model, name)) for p in head.parameters()]
-    return Parallel(ddp, ddp.no_sync, tuple(heads))
+    heads = tuple(p for head in _heads(model) for p in head.parameters())
+    return Parallel(ddp, ddp.no_sync, heads)

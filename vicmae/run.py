@@ -337,21 +337,29 @@ def progress_bar(start: int, steps: int) -> Iterator[Callable[[dict], None]]:
 
         def show(row: dict) -> None:
             if bar.update():  # true when the bar is drawn again: only then read from the device
-                bar.set_postfix_str(
-                    f"recon {float(row['loss_recon']):.3f} contrast "
-                    f"{float(row['loss_contrast']):.3f} λ {row['lambda']:.3f} "
-                    f"{row['pairs_per_s']:.0f} pairs/s",
-                    refresh=False,
-                )
+                bar.set_postfix_str(_short(row), refresh=False)
 
         yield show
 
+
+def _losses(row: dict) -> list[str]:
+    "The parts of a loss if it has parts, else the loss."
+    return [name for name in row if name.startswith("loss_")] or ["loss"]
+
+
+def _short(row: dict) -> str:
+    "One step's numbers in a few words."
+    words = [f"{name.removeprefix('loss_')} {float(row[name]):.3f}" for name in _losses(row)]
+    words += [f"λ {row['lambda']:.3f}"] if "lambda" in row else []
+    rates = [name for name in row if name.endswith("_per_s")]
+    return " ".join(words + [f"{row[r]:.0f} {r.removesuffix('_per_s')}/s" for r in rates])
+
 # %% ../nbs/15a_run.ipynb #538eb4a3
 def draw_losses(run: Path) -> None:
-    "Both losses over the run, from metrics.jsonl, to loss.png."
+    "The losses over the run, from metrics.jsonl, to loss.png."
     rows = read_metrics(Path(run, "metrics.jsonl"))
     step = [r["step"] for r in rows]
-    curves = {name: (step, [r[name] for r in rows]) for name in ("loss_recon", "loss_contrast")}
+    curves = {name: (step, [r[name] for r in rows]) for name in _losses(rows[0])}
     save_figure(
         plot_curves(curves, "step", "loss", smooth=max(1, len(rows) // 100)), Path(run, "loss.png")
     )

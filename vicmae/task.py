@@ -130,7 +130,7 @@ def pretrain_task(
     "ViC-MAE for the engine: L = weight_recon · L_mask (local) + λ · L_neg (whole)."
 
     def local(batch: dict[str, Tensor], step: int) -> tuple[dict[str, Tensor], Tensor]:
-        out = ready.represent(normalize(batch["views"]), batch["noise"])
+        out = ready.local(normalize(batch["views"]), batch["noise"])
         loss = config.weight_recon * out.loss_recon
         return {"loss": loss, "loss_recon": out.loss_recon}, out.pooled
 

@@ -226,7 +226,7 @@ def train(
             return Ended(step, code, error)
         waited, lr = time.perf_counter() - clock, lr_at(step)
         for group in optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("lr_scale", 1.0)
         named = step_fn(batch, step)
         step, seconds = step + 1, time.perf_counter() - clock
         try:
