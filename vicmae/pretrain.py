@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Probe', 'PretrainJob', 'prepare', 'pretrain']
 
-# %% ../nbs/17_pretrain.ipynb #20972b7a
+# %% ../nbs/17_pretrain.ipynb #e37b4800
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from vicmae.task import (
     fill_cache,
     lambda_at,
     pretrain_task,
+    training_samples,
 )
 from .train import Task
 
@@ -104,7 +105,7 @@ def prepare(config_: PretrainConfig, device: torch.device) -> PretrainJob:
     "Claim the folder, build the parts, and say what will be done."
     config = together(lambda: open_run(config_, METHOD))
     model = together(lambda: build_model(config).to(device))
-    together(lambda: fill_cache(config))
+    together(lambda: fill_cache(config, training_samples(config)))
     data = together(lambda: build_dataset(config, model.patch_size))
     saved = newest_checkpoint(Path(config.out), say)
     job = PretrainJob(config, model, data, device, saved)

@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['PLUMBING', 'METHOD', 'RECIPES', 'PretrainConfig', 'ledger', 'source_of', 'debug', 'tiny', 'small',
            'paper_base_k400_in1k', 'paper_base_k710_mit_in1k', 'paper_large_k400_in1k', 'paper_large_k710_mit_in1k',
-           'paper_ablation_base', 'authors_code_base', 'get_recipe', 'describe']
+           'paper_ablation_base', 'authors_code_base', 'get_recipe', 'describe', 'describe_values']
 
-# %% ../nbs/16_recipes.ipynb #5a3d09ea
+# %% ../nbs/16_recipes.ipynb #1d4a31ba
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 # %% ../nbs/16_recipes.ipynb #364a99df
 @dataclass
@@ -137,12 +137,14 @@ def ledger() -> list[dict]:
 
 
 def source_of(
-    what: str,  # a field of PretrainConfig
+    what: str,  # a field of a configuration
     value: object,
+    of: str = "pretrain",  # pretrain | finetune
 ) -> dict | None:  # the ledger's entry; None: this value is in no source
     "Where a value comes from; a value that nobody has named has no entry."
     same = lambda a, b: a == b and isinstance(a, bool) == isinstance(b, bool)
-    return next((e for e in ledger() if e["what"] == what and same(e["value"], value)), None)
+    named = (e for e in ledger() if e["what"] == what and e.get("of", "pretrain") == of)
+    return next((e for e in named if same(e["value"], value)), None)
 
 # %% ../nbs/16_recipes.ipynb #c24f1f56
 def debug() -> PretrainConfig:
@@ -271,14 +273,21 @@ def describe(
     config: PretrainConfig,
 ) -> str:  # one line a value: name, value, source, where
     "A configuration with the source of each value of the method, from the ledger."
-    rows = []
-    for name in METHOD:
-        entry = source_of(name, getattr(config, name))
+    return describe_values(config, METHOD, RECIPES[config.recipe].__doc__)
+
+
+def describe_values(
+    config: Any,  # a dataclass with a field `recipe`
+    method: tuple[str, ...],  # the fields that want a source
+    text: str,  # what the recipe is for
+    of: str = "pretrain",  # pretrain | finetune
+) -> str:
+    "A line for each value of the method, with its source, then one for each of the others."
+    lines = [f"{config.recipe}: {text}", ""]
+    for name in method:
+        entry = source_of(name, getattr(config, name), of)
         entry = entry or {"source": "ours", "where": "given by hand: no entry in the ledger"}
-        rows.append(
-            f"{name:21s} {str(getattr(config, name)):26s} {entry['source']:9s} {entry['where']}"
-        )
-    rows += [
-        f"{name:21s} {str(getattr(config, name)):26s} -" for name in PLUMBING if name != "recipe"
-    ]
-    return "\n".join([f"{config.recipe}: {RECIPES[config.recipe].__doc__}", ""] + rows)
+        value = str(getattr(config, name))
+        lines.append(f"{name:21s} {value:26s} {entry['source']:9s} {entry['where']}")
+    others = [f.name for f in fields(config) if f.name not in (*method, "recipe")]
+    return "\n".join(lines + [f"{n:21s} {str(getattr(config, n)):26s} -" for n in others])
