@@ -420,7 +420,7 @@ def test_ranks_and_workers_may_change_the_batch_may_not(tmp_path, go, whole):
     stopped(runs, out, TERM, BAD)
     wrong = go(out, "--resume", ranks=3)
     assert set(codes(wrong)) <= {1, 2}
-    assert all("has used batches of 8 pairs" in line and "divides 8" in line
+    assert all("has used batches of 8, " in line and "divides 8" in line
                for line in sentences(wrong) or [""])
     assert codes(go(out, "--resume", "--num-workers", 2)) == [0]
     near(out, whole(1))

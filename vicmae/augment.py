@@ -125,12 +125,21 @@ def square(
         h = w = min(height, width)
         top, left = (height - h) // 2, (width - w) // 2
     else:
-        top, left, h, w = RandomResizedCrop.get_params(frames, list(policy.scale), list(policy.ratio))
+        top, left, h, w = RandomResizedCrop.get_params(
+            frames, list(policy.scale), list(policy.ratio)
+        )
     box = frames[..., top : top + h, left : left + w]
     mode = F.InterpolationMode(policy.interpolation)
     return F.resize_image(box, [size, size], mode, antialias=True)
 
-# %% ../nbs/19a_augment.ipynb #922264a4
+# %% ../nbs/19a_augment.ipynb #1cc23df1
+def _posterize(image, bits: int, **_):
+    """timm's operation, which may ask for 0 bits: a black picture, and an error in Pillow 13."""
+    from PIL import ImageOps
+
+    return image if bits >= 8 else ImageOps.posterize(image, max(bits, 1))
+
+
 @lru_cache(maxsize=8)
 def _rand_augment(words: str, size: int, interpolation: str) -> RandAugment:
     """timm's RandAugment, with the settings that timm's own training transform gives it."""
@@ -141,7 +150,11 @@ def _rand_augment(words: str, size: int, interpolation: str) -> RandAugment:
         "img_mean": tuple(round(255 * x) for x in MEAN),  # what comes in at the edges
         "interpolation": Image.Resampling[interpolation.upper()],
     }
-    return rand_augment_transform(words, settings)
+    transform = rand_augment_transform(words, settings)
+    for op in transform.ops:
+        if op.name.startswith("Posterize"):
+            op.aug_fn = _posterize
+    return transform
 
 
 def rand_augment(
@@ -271,8 +284,9 @@ def mix(
     rng, order = draw(seed, step, view=_MIX), order.to(views.device)
     with borrowed_generators():
         seed_globals(int(rng.integers(2**32)))
-        mixer = Mixup(mixup, cutmix, prob=prob, switch_prob=switch_prob, label_smoothing=0.0,
-                      num_classes=2)
+        mixer = Mixup(
+            mixup, cutmix, prob=prob, switch_prob=switch_prob, label_smoothing=0.0, num_classes=2
+        )
         mixed, share = mixer(views[order].flatten(1, -3), first)
     lam, chosen = float(share[0, 0]), soft[order]
     if lam == 1:

@@ -41,9 +41,11 @@ class LabelledFrames:
             place = len(self._place)
             if place < len(cache.samples) and cache.samples[place] == sample:
                 self._place[i] = place
-        if cache is not None and len(self._place) != len(cache.samples):
-            raise DataError(f"the cache was made of other files than those of {data.name}: "
-                            f"make it of its samples")
+        if cache is not None and len(self._place) + len(cache.errors) != len(data.samples):
+            raise DataError(
+                f"the cache was made of other files than those of {data.name}: "
+                f"make it of its samples"
+            )
 
     @property
     def numbers(self) -> np.ndarray:  # int64, ascending
@@ -125,8 +127,10 @@ class LabelledBatches(PairDataset):
         """What had to give way, a sentence each."""
         plan, notes = self.plan, []
         if plan.batch_size != batch_size:
-            notes.append(f"batch size is {plan.batch_size} instead of {batch_size} (samples: "
-                         f"{len(self.samples)}, draws of each: {plan.pairs}, ranks: {plan.world})")
+            notes.append(
+                f"batch size is {plan.batch_size} instead of {batch_size} (samples: "
+                f"{len(self.samples)}, draws of each: {plan.pairs}, ranks: {plan.world})"
+            )
         unknown = len(self.source.numbers) - len(self.numbers)
         if unknown:
             notes.append(f"{unknown} samples without a label are left out")
@@ -154,18 +158,28 @@ class LabelledBatches(PairDataset):
         """Room for a share of the batch."""
         frames = (self.num_frames,) if self.num_frames > 1 else ()
         targets = self.data.targets
-        return {"views": np.empty((size, *frames, 3, self.img_size, self.img_size), np.uint8),
-                "target": np.empty((size, *targets.shape[1:]), targets.dtype),
-                "number": np.empty(size, np.int64)}
+        return {
+            "views": np.empty((size, *frames, 3, self.img_size, self.img_size), np.uint8),
+            "target": np.empty((size, *targets.shape[1:]), targets.dtype),
+            "number": np.empty(size, np.int64),
+        }
 
     def _load(self, step: int, file: int, repeat: int, count: int) -> list[Tensor]:
         """`count` clips [T, 3, H, W] (T = 1: pictures [3, H, W]) of one file, decoded once."""
         number, epoch = int(self.numbers[file]), self.plan.where(1, step)[0]
 
         def pick(num_frames: int) -> np.ndarray:  # [count, T]
-            return np.stack([sample_clip(num_frames, self.num_frames, self.sampling_rate,
-                                         draw(self.plan.seed, epoch, number, 0, repeat + r))
-                             for r in range(count)])
+            return np.stack(
+                [
+                    sample_clip(
+                        num_frames,
+                        self.num_frames,
+                        self.sampling_rate,
+                        draw(self.plan.seed, epoch, number, 0, repeat + r),
+                    )
+                    for r in range(count)
+                ]
+            )
 
         clips = self.source.read(number, pick)
         return list(clips if self.num_frames > 1 else clips[:, 0])
@@ -183,16 +197,20 @@ def _labelled(data: Labelled, numbers: np.ndarray) -> np.ndarray:
     targets = data.targets[numbers]
     known = targets >= 0 if targets.ndim == 1 else ~np.isnan(targets).all(1)
     if not known.any():
-        raise DataError(f"{data.name} has no labelled sample in {data.split}: put files into "
-                        f"folders by class, or name the column with the labels")
+        raise DataError(
+            f"{data.name} has no labelled sample in {data.split}: put files into "
+            f"folders by class, or name the column with the labels"
+        )
     return numbers[known]
 
 
 def _check_kinds(data: Labelled, pictures: int, num_frames: int) -> None:
     """A video model learns from clips alone."""
     if pictures and num_frames > 1:
-        raise DataError(f"{data.name} holds {pictures} pictures, and num_frames={num_frames} asks "
-                        f"for clips: leave them out, or use num_frames=1, which takes one frame")
+        raise DataError(
+            f"{data.name} holds {pictures} pictures, and num_frames={num_frames} asks "
+            f"for clips: leave them out, or use num_frames=1, which takes one frame"
+        )
 
 # %% ../nbs/19b_batches.ipynb #d17b49a4
 def view_crops(
@@ -208,8 +226,12 @@ def view_crops(
     places = test_views(1, 1, 1, 1, num_crops)[1]
     boxes = (crop_box(*frames.shape[-2:], place) for place in places)
     edge = (short - size) // 2
-    return torch.stack([frames[..., top + edge : top + edge + size, left + edge : left + edge + size]
-                        for top, left, _ in boxes])
+    return torch.stack(
+        [
+            frames[..., top + edge : top + edge + size, left + edge : left + edge + size]
+            for top, left, _ in boxes
+        ]
+    )
 
 # %% ../nbs/19b_batches.ipynb #4b7c9cdc
 class TestViews(torch.utils.data.Dataset):
@@ -273,8 +295,13 @@ class TestViews(torch.utils.data.Dataset):
 
         frames = self.source.read(i, pick)
         picture = self.data.samples[i].kind == "picture"
-        crops = view_crops(frames, self.img_size, self.num_crops, self.crop_pct if picture else 1.0,
-                           "bicubic" if picture else "bilinear")
+        crops = view_crops(
+            frames,
+            self.img_size,
+            self.num_crops,
+            self.crop_pct if picture else 1.0,
+            "bicubic" if picture else "bilinear",
+        )
         views = crops[:, where].transpose(0, 1).flatten(0, 1)  # [K x crops, T, 3, S, S]
         return views if self.num_frames > 1 else views[:, 0]
 
@@ -291,9 +318,12 @@ class TestViews(torch.utils.data.Dataset):
                 read.append(i)
             except OSError as error:
                 errors.append(error_entry(self.data.samples[i], str(error)))
-        return {"views": torch.stack(views) if views else torch.empty((0, *shape), dtype=torch.uint8),
-                "target": torch.from_numpy(self.data.targets[read]),
-                "sample": torch.tensor(read, dtype=torch.int64), "errors": errors}
+        return {
+            "views": torch.stack(views) if views else torch.empty((0, *shape), dtype=torch.uint8),
+            "target": torch.from_numpy(self.data.targets[read]),
+            "sample": torch.tensor(read, dtype=torch.int64),
+            "errors": errors,
+        }
 
     def loader(self, num_workers: int = 0, pin_memory: bool = False) -> torch.utils.data.DataLoader:
         """All batches of this rank, in order, made by `num_workers` processes."""

@@ -75,24 +75,13 @@ class Classifier(nn.Module):
         super().__init__()
         names = [str(i) for i in range(classes)] if isinstance(classes, int) else list(classes)
         tubelet = 1 if num_frames == 1 else tubelet
-        _check(names, img_size, patch_size, num_frames, tubelet, cls, pool, head_norm)
         self.config = dict(
-            classes=names,
-            img_size=img_size,
-            patch_size=patch_size,
-            in_chans=in_chans,
-            embed_dim=embed_dim,
-            depth=depth,
-            num_heads=num_heads,
-            mlp_ratio=mlp_ratio,
-            num_frames=num_frames,
-            tubelet=tubelet,
-            cls=cls,
-            pool=pool,
-            head_norm=head_norm,
-            drop_path=drop_path,
-            dropout=dropout,
-        )
+            classes=names, img_size=img_size, patch_size=patch_size, in_chans=in_chans,
+            embed_dim=embed_dim, depth=depth, num_heads=num_heads, mlp_ratio=mlp_ratio,
+            num_frames=num_frames, tubelet=tubelet, cls=cls, pool=pool, head_norm=head_norm,
+            drop_path=drop_path, dropout=dropout,
+        )  # fmt: skip
+        _check(self.config)
         self.classes, self.pool, self.cls = names, pool, cls
         self.patch_size, self.num_frames, self.tubelet = patch_size, num_frames, tubelet
         self.grid, self.num_steps = img_size // patch_size, num_frames // tubelet
@@ -108,7 +97,7 @@ class Classifier(nn.Module):
         self.time_embed = None
         if num_frames > 1:
             self.time_embed = nn.Parameter(torch.zeros(1, self.num_steps, embed_dim))
-        rates = torch.linspace(0, drop_path, depth).tolist()
+        rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
         self.blocks = nn.ModuleList(block(embed_dim, num_heads, drop_path=r) for r in rates)
         self.norm = norm(embed_dim)
         self.fc_norm = _head_norm(head_norm, embed_dim)
@@ -188,28 +177,24 @@ _CHOICES = {
 }
 
 
-def _check(
-    names: list[str],
-    img_size: int,
-    patch_size: int,
-    num_frames: int,
-    tubelet: int,
-    cls: str,
-    pool: str,
-    head_norm: str,
-) -> None:
+def _check(config: dict) -> None:
     "One clear sentence for arguments that fit nothing."
-    for name, value in (("cls", cls), ("pool", pool), ("head_norm", head_norm)):
-        if value not in _CHOICES[name]:
-            raise ValueError(f"{name}={value!r}: choose one of {', '.join(_CHOICES[name])}")
-    if pool == "cls" and cls == "drop":
+    for name, choices in _CHOICES.items():
+        if config[name] not in choices:
+            raise ValueError(f"{name}={config[name]!r}: choose one of {', '.join(choices)}")
+    if config["pool"] == "cls" and config["cls"] == "drop":
         raise ValueError("pool='cls' needs a [CLS] to read: choose cls='repeat' or pool='mean'")
+    names, frames, tubelet = (config[k] for k in ("classes", "num_frames", "tubelet"))
     if not names or len(set(names)) < len(names):
-        raise ValueError(f"{len(names)} classes, {len(set(names))} different: give each one a name")
-    if img_size % patch_size:
-        raise ValueError(f"img_size={img_size} must be a multiple of patch_size={patch_size}")
-    if num_frames < 1 or tubelet < 1 or num_frames % tubelet:
-        raise ValueError(f"num_frames={num_frames} must be a multiple of tubelet={tubelet}")
+        raise ValueError(
+            f"{len(names)} classes with {len(set(names))} names: give each its own name"
+        )
+    if config["img_size"] % config["patch_size"]:
+        raise ValueError(
+            f"img_size={config['img_size']} must be a multiple of patch_size={config['patch_size']}"
+        )
+    if frames < 1 or tubelet < 1 or frames % tubelet:
+        raise ValueError(f"num_frames={frames} must be a multiple of tubelet={tubelet}")
 
 
 def _head_norm(name: str, width: int) -> nn.Module:

@@ -6,13 +6,11 @@
 __all__ = ['LADDER', 'PROBES', 'wilson', 'average_precision', 'Metrics', 'metrics', 'hold_out', 'linear_scores', 'Probed',
            'evaluate_linear', 'evaluate_knn', 'ProbeRecipe', 'Fitted', 'fit_recipe', 'probe_head', 'train_linear']
 
-# %% ../nbs/18_evaluate.ipynb #84b6acdf
-import json
+# %% ../nbs/18_evaluate.ipynb #6662bd98
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,15 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .checkpoints import load_model
-from .features import CACHE, features_of, knn_scores, weights_checksum
-from .files import DataError, write_atomic
-from .labelled import Labelled, open_labelled, splits_of
-from .model import ViCMAE
-from .run import say
+from .features import knn_scores
+from .files import DataError
 from .sampling import draw
 from .schedule import warmup_cosine
-from .train import Task, pick_device, train, train_step
+from .train import Task, train, train_step
 
 # %% ../nbs/18_evaluate.ipynb #5948943a
 def wilson(
@@ -89,10 +83,10 @@ def _single(scores: np.ndarray, targets: np.ndarray, metric: str) -> Metrics:
     per_class = np.where(size > 0, hits / np.maximum(size, 1), np.nan)
     top1, top5 = float((before == 0).mean()), float((before < 5).mean())
     if metric == "top1":
-        return Metrics(top1, top1, top5, per_class, *wilson(hits.sum(), n), n)
+        return Metrics(top1, top1, top5, per_class, *wilson(int(hits.sum()), n), n)
     there = size > 0
     again = draw(0, 0, view=42).binomial(size[there], per_class[there], (1000, there.sum()))
-    low, high = np.quantile((again / size[there]).mean(1), (0.025, 0.975))
+    low, high = np.quantile((again / size[there]).mean(1), (0.025, 0.975)).tolist()
     return Metrics(float(np.nanmean(per_class)), top1, top5, per_class, low, high, n)
 
 
@@ -106,7 +100,9 @@ def _several(scores: np.ndarray, targets: np.ndarray) -> Metrics:
         again = [
             np.nanmean([average_precision(s, y, 11, t[k]) for s, y, k in columns]) for t in times
         ]
-    return Metrics(value, math.nan, math.nan, per_class, *np.quantile(again, (0.025, 0.975)), n)
+    return Metrics(
+        value, math.nan, math.nan, per_class, *np.quantile(again, (0.025, 0.975)).tolist(), n
+    )
 
 
 def metrics(
@@ -131,12 +127,13 @@ def hold_out(
     share: float = 0.2,
     seed: int = 0,
 ) -> Tensor:  # bool [N]: the samples that are held out
-    "A share of the samples of each class; a class with one sample keeps it. Seeded."
+    "A share of the samples of each class; a class with one sample keeps it, unless all do. Seeded."
     order = torch.from_numpy(draw(seed, 0, view=41).permutation(len(targets)))
     held = torch.zeros(len(targets), dtype=torch.bool)
     groups = (
         [order] if targets.ndim == 2 else [order[targets[order] == c] for c in targets.unique()]
     )
+    groups = [group for group in groups if len(group) > 1] or [order]
     for group in groups:
         take = min(max(round(share * len(group)), 1), len(group) - 1)
         held[group[:take]] = True
@@ -199,6 +196,11 @@ class Probed(NamedTuple):
     tried: dict[float, float] = {}  # strength to the value on the held-out samples
 
 
+def _classes(targets: Tensor, test: Tensor) -> int:
+    "How many classes there are."
+    return targets.shape[1] if targets.ndim == 2 else 1 + int(max(targets.max(), test.max()))
+
+
 def evaluate_linear(
     x: Tensor,  # [N, D] features to learn from
     targets: Tensor,  # int64 [N]; or [N, C] with 1, 0 and nan
@@ -211,11 +213,7 @@ def evaluate_linear(
     seed: int = 0,  # of the held-out share
 ) -> Probed:
     "Exact linear probe: L2 chosen on held-out samples, refitted on all, tested once."
-    several, known = (
-        targets.ndim == 2,
-        num_classes or 1 + int(max(targets.max(), test_targets.max())),
-    )
-    classes = targets.shape[1] if several else known
+    classes = num_classes or _classes(targets, test_targets)
     tried: dict[float, float] = {}
     if len(penalties) > 1:
         held = hold_out(targets, seed=seed) if held is None else held
@@ -238,7 +236,7 @@ def evaluate_knn(
     temperature: float = 0.07,
 ) -> Probed:
     "Weighted nearest neighbours, see `knn_scores`."
-    classes = num_classes or 1 + int(max(targets.max(), test_targets.max()))
+    classes = num_classes or _classes(targets, test_targets)
     scores = knn_scores(x, targets, test, k, temperature, classes).numpy()
     return Probed(metrics(scores, test_targets, metric), scores)
 
@@ -279,7 +277,7 @@ def fit_recipe(
     if name not in PROBES:
         raise ValueError(f"unknown probe {name!r}: choose one of {', '.join(PROBES)}")
     recipe = PROBES[name]
-    batch = min(recipe.batch_size, max(2 ** int(math.log2(max(samples / 16, 1))), min(samples, 32)))
+    batch = min(recipe.batch_size, max(2 ** int(math.log2(max(samples / 4, 1))), min(samples, 32)))
     each = max(samples // batch, recipe.steps_per_epoch)
     lr = recipe.blr * recipe.batch_size / 256
     note = (

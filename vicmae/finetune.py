@@ -227,11 +227,12 @@ class FinetuneJob(Job):
     def __init__(self, *parts: Any, test_set: Labelled):
         super().__init__(*parts)
         self.test_set, self.test_cache = test_set, None
+        self.several = test_set.metric == "map"  # labels of a sample
+        self.settings["multi_label"] = self.several  # for whoever asks the model later
 
     def task(self) -> Task:
         "The loss of labelled rows."
-        several = self.test_set.metric == "map"
-        return finetune_task(self.model, self.ready, self.config, several)
+        return finetune_task(self.model, self.ready, self.config, self.several)
 
     def make_optimizer(self) -> torch.optim.Optimizer:
         "By layers."

@@ -72,8 +72,9 @@ def _need(places: Sequence[Path], what: str) -> Path:
     """The first of some places that exists; an error where none does."""
     found = _first(places)
     if found is None:
-        also = f" (nor {', '.join(p.name for p in places[1:4])})" if places[1:] else ""
-        raise DatasetMissing(f"{places[0]}{also} is missing: it should hold {what}")
+        names = " or ".join(dict.fromkeys(place.name for place in places))
+        folders = ", ".join(dict.fromkeys(str(place.parent) for place in places))
+        raise DatasetMissing(f"{names} is missing in {folders}: it should hold {what}")
     return found
 
 # %% ../nbs/04b_formats.ipynb #ac4bc628
@@ -119,9 +120,10 @@ def read_torchvision(
                 return _arrays(home, found)
             rows = [found[i] for i in range(len(found))]
         except (RuntimeError, OSError, LookupError, ValueError, TypeError) as error:
-            said = str(error).split(" You can use")[0]
-            raise DataError(
-                f"{home} is not {kind} as it was published ({type(error).__name__}: {said}): "
+            gone = isinstance(error, FileNotFoundError)
+            said = f"{error.filename} is missing" if gone else str(error).split(" You can use")[0]
+            raise (DatasetMissing if gone else DataError)(
+                f"{home} is not {kind} as it was published ({said.strip('.')}): "
                 f"download and unpack it again"
             ) from None
         listing.rows += [Row(str(path), int(label), f"{kind} {part}") for path, label in rows]
