@@ -83,7 +83,10 @@ def cifar(put, patch, kind="CIFAR10", labels="labels", key="label_names"):
     file = put(f"{known.base_folder}/{known.meta['filename']}", pickle.dumps({key: ["cat", "dog"]}))
     patch.setattr(known, "meta", {**known.meta, "md5": md5(file)})
     batches = len(tables["train_list"])
-    return {"train": [i % 2 if j == 0 else 1 for i in range(batches) for j in (0, 1)], "test": [0, 1]}
+    return {
+        "train": [i % 2 if j == 0 else 1 for i in range(batches) for j in (0, 1)],
+        "test": [0, 1],
+    }
 
 
 def cifar100(put, patch):
@@ -131,7 +134,10 @@ def cars(put, _):
     home, kinds = put.root / "stanford_cars", [("fname", "O"), ("class", "u1")]
     names = np.array(["Audi TT 2011", "BMW M3 2012"], object)
     mat(home / "devkit" / "cars_meta.mat", class_names=names)
-    for split, file in {"train": "devkit/cars_train_annos", "test": "cars_test_annos_withlabels"}.items():
+    for split, file in {
+        "train": "devkit/cars_train_annos",
+        "test": "cars_test_annos_withlabels",
+    }.items():
         rows = np.array([(f"0000{i}.jpg", i) for i in (1, 2)], kinds)
         mat(home / f"{file}.mat", annotations=rows)
         for i in (1, 2):
@@ -204,7 +210,11 @@ def flowers102(put, patch):
     sets = mat(home / "setid.mat", trnid=[[1, 2]], valid=[[3, 4]], tstid=[[5, 6]])
     for i in range(1, 7):
         put(f"flowers-102/jpg/image_{i:05d}.jpg")
-    files = {**Flowers102._file_dict, "label": (labels.name, md5(labels)), "setid": (sets.name, md5(sets))}
+    files = {
+        **Flowers102._file_dict,
+        "label": (labels.name, md5(labels)),
+        "setid": (sets.name, md5(sets)),
+    }
     patch.setattr(Flowers102, "_file_dict", files)
     return {"train": [0, 101], "val": [0, 101], "test": [0, 101], "trainval": [0, 101, 0, 101]}
 
@@ -225,7 +235,9 @@ def flat_imagenet(put, home):
 
 
 def imagenet_kaggle(put, _):
-    rows = [f"ILSVRC2012_val_{i:08d},{wnid} 85 1 499 272 " for i, wnid in ((1, WNIDS[1]), (2, WNIDS[0]))]
+    rows = [
+        f"ILSVRC2012_val_{i:08d},{wnid} 85 1 499 272 " for i, wnid in ((1, WNIDS[1]), (2, WNIDS[0]))
+    ]
     put("LOC_val_solution.csv", "ImageId,PredictionString\n" + "\n".join(rows))
     return flat_imagenet(put, "ILSVRC/Data/CLS-LOC")
 
@@ -241,7 +253,10 @@ def imagenet_tensorflow(put, _):
 
 
 def places365(put, _):
-    put("places365/categories_places365.txt", "".join(f"{c} {1 - i}\n" for i, c in enumerate(PLACES)))
+    put(
+        "places365/categories_places365.txt",
+        "".join(f"{c} {1 - i}\n" for i, c in enumerate(PLACES)),
+    )
     files = [f"{c}/0000000{n}.jpg" for c in PLACES for n in (1, 2)]
     rows = [f"{file} {1 - i // 2}" for i, file in enumerate(files)]
     put("places365/places365_train_standard.txt", "\n".join(rows) + "\n")
@@ -267,7 +282,10 @@ CLIPS = (("air drumming", "-3B32lodo2M", 59, 69), ('"baby waking up"', "a_b-cdef
 
 def kinetics(put, place, home="kinetics400", where="{}.csv"):
     for split in ("train", "val"):
-        rows = [f"{label},{i},{a},{b},{split}" for label, i, a, b in CLIPS[:: -1 if split == "val" else 1]]
+        rows = [
+            f"{label},{i},{a},{b},{split}"
+            for label, i, a, b in CLIPS[:: -1 if split == "val" else 1]
+        ]
         put(f"{home}/{where.format(split)}", HEAD + "\n".join(rows) + "\n")
         for label, i, a, b in CLIPS:
             folder = label.strip('"').replace(" ", "_")
@@ -319,8 +337,10 @@ def kinetics400_comma_lists(put, patch):
 
 def ssv2(put, _, lists="labels/{}.json"):
     for n, split in enumerate(("train", "validation")):
-        rows = [{"id": str(10 * n), "label": "holding a cup", "template": "Holding [something]"},
-                {"id": str(10 * n + 1), "template": "Pushing [something] from left to right"}]
+        rows = [
+            {"id": str(10 * n), "label": "holding a cup", "template": "Holding [something]"},
+            {"id": str(10 * n + 1), "template": "Pushing [something] from left to right"},
+        ]
         put("ssv2/" + lists.format(split), json.dumps(rows))
         for row in rows:
             put(f"ssv2/20bn-something-something-v2/{row['id']}.webm")
@@ -345,7 +365,7 @@ def mit(put, _):
 
 def folders(put, _):
     for split in ("train", "val", "test"):
-        for label in ("ant", "bee")[split == "val":]:  # val lacks a class
+        for label in ("ant", "bee")[split == "val" :]:  # val lacks a class
             put(f"mine/{split}/{label}/1.jpg")
     return {"train": [0, 1], "val": [1], "test": [0, 1]}
 
@@ -378,7 +398,9 @@ def manifest_tabs(put, patch):
 
 
 def manifest_jsonl(put, _):
-    rows = [{"path": f"{s}_{c}.mp4", "label": c, "split": s} for s in ("train", "val") for c in "ba"]
+    rows = [
+        {"path": f"{s}_{c}.mp4", "label": c, "split": s} for s in ("train", "val") for c in "ba"
+    ]
     for row in rows:
         put(f"mine/{row['path']}")
     put("mine/manifest.jsonl", "\n".join(map(json.dumps, rows)))
@@ -394,13 +416,47 @@ def lists_with_class_names(put, _):
     return {"train": [1, 0], "val": [1, 0]}
 
 
-NAMED = [food101, cifar, cifar100, birdsnap, birdsnap_folders, sun397, cars, aircraft, voc2007, dtd,
-         dtd_of_torchvision, pets, caltech101, flowers102, imagenet, imagenet_kaggle, imagenet_caffe,
-         imagenet_tensorflow, places365, places365_folders, kinetics400, kinetics600, kinetics700,
-         kinetics400_cvdf, kinetics400_folders, kinetics400_lists, kinetics400_comma_lists, ssv2,
-         ssv2_long_names, mit]
-OWN = [folders, folders_of_clips, one_folder, manifest, manifest_tabs, manifest_jsonl,
-       lists_with_class_names]
+NAMED = [
+    food101,
+    cifar,
+    cifar100,
+    birdsnap,
+    birdsnap_folders,
+    sun397,
+    cars,
+    aircraft,
+    voc2007,
+    dtd,
+    dtd_of_torchvision,
+    pets,
+    caltech101,
+    flowers102,
+    imagenet,
+    imagenet_kaggle,
+    imagenet_caffe,
+    imagenet_tensorflow,
+    places365,
+    places365_folders,
+    kinetics400,
+    kinetics600,
+    kinetics700,
+    kinetics400_cvdf,
+    kinetics400_folders,
+    kinetics400_lists,
+    kinetics400_comma_lists,
+    ssv2,
+    ssv2_long_names,
+    mit,
+]
+OWN = [
+    folders,
+    folders_of_clips,
+    one_folder,
+    manifest,
+    manifest_tabs,
+    manifest_jsonl,
+    lists_with_class_names,
+]
 
 
 def known_name(layout):
@@ -502,12 +558,17 @@ def test_the_suite_and_the_measures():
 def test_differences_from_the_published_set_are_noted(put):
     dtd(put, None)
     notes = " ".join(open_labelled(f"dtd:{put.root}", "test").notes)
-    assert "holds 2 samples; 1880 were published" in notes and "2 classes; 47 were published" in notes
+    assert (
+        "holds 2 samples; 1880 were published" in notes and "2 classes; 47 were published" in notes
+    )
 
 
 def test_motions_of_a_manifest(put):
-    put("world/manifest.csv", "path,kind,label,motion,split\na.mp4,clip,ring,orbit,train\n"
-        "b.mp4,clip,star,drift,train\nc.jpg,picture,star,,train\n")
+    put(
+        "world/manifest.csv",
+        "path,kind,label,motion,split\na.mp4,clip,ring,orbit,train\n"
+        "b.mp4,clip,star,drift,train\nc.jpg,picture,star,,train\n",
+    )
     for name in ("a.mp4", "b.mp4", "c.jpg"):
         put(f"world/{name}")
     shapes = open_labelled(str(put.root / "world"))
@@ -578,8 +639,15 @@ def a_row_without_label(put):
     return "mine", "train", r"1 of 2 files have no label and are left out, .*manifest.csv line 2"
 
 
-NOTED = [lose_a_clip, an_unlisted_picture, a_picture_outside_the_folders, an_empty_class_folder,
-         one_name_for_two_folders, a_line_twice, a_row_without_label]
+NOTED = [
+    lose_a_clip,
+    an_unlisted_picture,
+    a_picture_outside_the_folders,
+    an_empty_class_folder,
+    one_name_for_two_folders,
+    a_line_twice,
+    a_row_without_label,
+]
 
 
 @pytest.mark.parametrize("wrong", NOTED, ids=lambda f: f.__name__)
@@ -622,97 +690,274 @@ WRONG = {
     "unknown path": (only("x.jpg"), "/nowhere/x", "train", "/nowhere/x is neither a path"),
     "not there": (only("x.jpg"), "dtd", "test", "dtd/labels was looked for: get it from .*dtd"),
     "not there, torchvision": (only("x.jpg"), "food101", "test", "food-101/meta .* get it from"),
-    "wrong split": (dtd, "dtd", "valid", "dtd has no split 'valid', only trainval, train, val, test"),
+    "wrong split": (
+        dtd,
+        "dtd",
+        "valid",
+        "dtd has no split 'valid', only trainval, train, val, test",
+    ),
     "wrong split, folders": (folders_of_clips, "mine", "test", "no split 'test', only train, val"),
     "wrong split, manifest": (manifest, "mine", "test", "no split 'test', only train, val"),
-    "no column": (manifest, "mine#motion", "train", "no column 'motion': it has path, label, split"),
+    "no column": (
+        manifest,
+        "mine#motion",
+        "train",
+        "no column 'motion': it has path, label, split",
+    ),
     "no column, folders": (folders, "mine#motion", "train", "has no column 'motion'"),
     "no column, by name": (dtd, "dtd#motion", "train", "dtd has one label a file and no column"),
-    "no labels json": (broken(ssv2, "ssv2/labels/labels.json"), "ssv2", "train",
-                       "labels.json is missing in .*ssv2/labels, .*it should hold the number of each template"),
-    "no categories": (broken(places365, "places365/categories_places365.txt"), "places365", "val",
-                      "categories_places365.txt is missing: it should hold /a/class"),
-    "no moments": (broken(mit, f"{MIT}/moments_categories.txt"), "mit", "train",
-                   "moments_categories.txt is missing"),
-    "no sun names": (broken(sun397, "SUN397/ClassName.txt"), "sun397", "train",
-                     "ClassName.txt is missing in .*SUN397, .*Partitions: it should hold"),
-    "no sun lists": (broken(sun397, "Partitions/Testing_01.txt"), "sun397", "test",
-                     "Testing_01.txt is missing in .*Partitions.zip"),
-    "no voc list": (broken(voc2007, f"{MAIN}/cow_test.txt"), "voc2007", "test", "cow_test.txt is missing"),
-    "no food list": (broken(food101, "food-101/meta/test.json"), "food101", "test",
-                     "food-101 is not Food101 as it was published .*test.json"),
-    "no variants": (broken(aircraft, "fgvc-aircraft-2013b/data/variants.txt"), "aircraft", "test",
-                    "is not FGVCAircraft as it was published .*variants.txt"),
-    "no pets list": (broken(pets, "oxford-iiit-pet/annotations/test.txt"), "pets", "test",
-                     "annotations/test.txt is missing"),
-    "no cars list": (broken(cars, "stanford_cars/cars_test_annos_withlabels.mat"), "cars", "test",
-                     "is not StanfordCars as it was published"),
-    "no flowers list": (broken(flowers102, "flowers-102/setid.mat"), "flowers102", "test",
-                        "is not Flowers102 as it was published"),
-    "no validation list": (broken(imagenet_kaggle, "LOC_val_solution.csv"), "imagenet", "val",
-                           "holds pictures without folders by class .*LOC_val_solution.csv"),
-    "no video": (without_files(ssv2, "ssv2/20bn*/*.webm"), "ssv2", "train",
-                 "lists 2 files and none of them is there, not even .*0.webm"),
-    "no clip": (without_files(kinetics400, "kinetics400/train/*"), "kinetics400", "train",
-                "lists 2 files and none of them is there"),
+    "no labels json": (
+        broken(ssv2, "ssv2/labels/labels.json"),
+        "ssv2",
+        "train",
+        "labels.json is missing in .*ssv2/labels, .*it should hold the number of each template",
+    ),
+    "no categories": (
+        broken(places365, "places365/categories_places365.txt"),
+        "places365",
+        "val",
+        "categories_places365.txt is missing: it should hold /a/class",
+    ),
+    "no moments": (
+        broken(mit, f"{MIT}/moments_categories.txt"),
+        "mit",
+        "train",
+        "moments_categories.txt is missing",
+    ),
+    "no sun names": (
+        broken(sun397, "SUN397/ClassName.txt"),
+        "sun397",
+        "train",
+        "ClassName.txt is missing in .*SUN397, .*Partitions: it should hold",
+    ),
+    "no sun lists": (
+        broken(sun397, "Partitions/Testing_01.txt"),
+        "sun397",
+        "test",
+        "Testing_01.txt is missing in .*Partitions.zip",
+    ),
+    "no voc list": (
+        broken(voc2007, f"{MAIN}/cow_test.txt"),
+        "voc2007",
+        "test",
+        "cow_test.txt is missing",
+    ),
+    "no food list": (
+        broken(food101, "food-101/meta/test.json"),
+        "food101",
+        "test",
+        "food-101 is not Food101 as it was published .*test.json",
+    ),
+    "no variants": (
+        broken(aircraft, "fgvc-aircraft-2013b/data/variants.txt"),
+        "aircraft",
+        "test",
+        "is not FGVCAircraft as it was published .*variants.txt",
+    ),
+    "no pets list": (
+        broken(pets, "oxford-iiit-pet/annotations/test.txt"),
+        "pets",
+        "test",
+        "annotations/test.txt is missing",
+    ),
+    "no cars list": (
+        broken(cars, "stanford_cars/cars_test_annos_withlabels.mat"),
+        "cars",
+        "test",
+        "is not StanfordCars as it was published",
+    ),
+    "no flowers list": (
+        broken(flowers102, "flowers-102/setid.mat"),
+        "flowers102",
+        "test",
+        "is not Flowers102 as it was published",
+    ),
+    "no validation list": (
+        broken(imagenet_kaggle, "LOC_val_solution.csv"),
+        "imagenet",
+        "val",
+        "holds pictures without folders by class .*LOC_val_solution.csv",
+    ),
+    "no video": (
+        without_files(ssv2, "ssv2/20bn*/*.webm"),
+        "ssv2",
+        "train",
+        "lists 2 files and none of them is there, not even .*0.webm",
+    ),
+    "no clip": (
+        without_files(kinetics400, "kinetics400/train/*"),
+        "kinetics400",
+        "train",
+        "lists 2 files and none of them is there",
+    ),
     "no picture": (without_files(dtd, "dtd/images/*/*"), "dtd", "test", "none of them is there"),
-    "empty folder": (without_files(folders, "mine/train/*/*"), "mine", "train",
-                     "holds no picture and no clip"),
-    "empty list": (broken(kinetics400_lists, "kinetics400/val.csv", "videos/val 1.mp4 1\nvideos/val "
-                          "0.mp4 0\n", ""), "kinetics400", "val", "val.csv is empty"),
-    "label not in the list": (broken(ssv2, "ssv2/labels/train.json", "[something] from", "it from"),
-                              "ssv2", "train", "train.json entry 2.* has class 'Pushing it .* not among "
-                              "the 2 classes of labels.json"),
-    "moment not in the list": (broken(mit, f"{MIT}/trainingSet.csv", ",clapping,", ",slapping,"), "mit",
-                               "train", r"\(trainingSet.csv line 1\) has class 'slapping'"),
-    "aircraft not in the list": (broken(aircraft, "fgvc-aircraft-2013b/data/images_variant_test.txt",
-                                        "A300B4", "A999"), "aircraft", "test", "as it was published .'A999'.: download"),
-    "class only in val": (broken(kinetics400, "kinetics400/train.csv", "air drumming", "zumba"),
-                          "kinetics400", "val", "'air drumming', which is not among the 2 classes of"),
-    "class only in val, folders": (lambda put, _: (folders(put, _), put("mine/val/cow/1.jpg")), "mine",
-                                   "val", "cow/1.jpg has class 'cow', .* of the training split"),
-    "class list too short": (broken(places365, "places365/categories_places365.txt",
-                                    "/a/airfield 1\n", ""), "places365", "val",
-                             "places365_val.txt line 1: class number 1, but categories_places365.txt "
-                             "names only 1 classes"),
-    "class names too short": (broken(lists_with_class_names, "mine/classes.txt", "bee\nant\nwasp", "bee"),
-                              "mine", "val", "val.txt line 1: class number 1, but classes.txt names only 1"),
-    "number twice": (broken(mit, f"{MIT}/moments_categories.txt", "singing,1", "singing,0"), "mit", "val",
-                     "moments_categories.txt entry 2: number '0' of class 'adult.female.singing' is given"),
-    "number left out": (broken(mit, f"{MIT}/moments_categories.txt", "singing,1", "singing,2"), "mit",
-                        "val", "has 2 classes but no number 1"),
-    "no number": (broken(places365, "places365/categories_places365.txt", "airfield 1", "airfield"),
-                  "places365", "train", "categories_places365.txt line 1, '/a/airfield', lacks a field"),
-    "not a number": (broken(mit, f"{MIT}/moments_categories.txt", "singing,1", "singing,x"), "mit", "val",
-                     "number 'x' of class 'adult.female.singing' is not a whole number"),
-    "name twice": (broken(lists_with_class_names, "mine/classes.txt", "wasp", "bee"), "mine", "val",
-                   "the class list names 'bee' twice"),
-    "two labels": (broken(mit, f"{MIT}/trainingSet.csv", "clapping/training_1.mp4,clapping,3,1",
-                          "clapping/training_1.mp4,clapping,3,1\nclapping/training_1.mp4,"
-                          "adult+female+singing,3,1"), "mit", "train", "is listed with two labels, "
-                   r"'clapping' \(trainingSet.csv line 1\) and 'adult"),
-    "path twice": (broken(manifest, "mine/manifest.csv", "train ant.jpg,ant", "train bee.jpg,ant"),
-                   "mine", "train", "listed more than once .manifest.csv line 2 and manifest.csv line 3"),
-    "no label at all": (broken(manifest, "mine/manifest.csv", "path,label", "path,colour"), "mine",
-                        "train", "holds no labelled file: 2 of 2 files have no label .*line 2"),
-    "another header": (broken(manifest, "mine/manifest.csv", "path,label", "file,label"), "mine",
-                       "train", "begins with the columns file, label, split: one of them must be"),
-    "no times": (broken(kinetics400, "kinetics400/val.csv", ",59,69", ",,"), "kinetics400", "val",
-                 "val.csv line 3 has no time_start and time_end"),
-    "no template": (broken(ssv2, "ssv2/labels/train.json", '"template"', '"text"'), "ssv2", "train",
-                    "train.json entry 1 has no id and template"),
+    "empty folder": (
+        without_files(folders, "mine/train/*/*"),
+        "mine",
+        "train",
+        "holds no picture and no clip",
+    ),
+    "empty list": (
+        broken(
+            kinetics400_lists, "kinetics400/val.csv", "videos/val 1.mp4 1\nvideos/val 0.mp4 0\n", ""
+        ),
+        "kinetics400",
+        "val",
+        "val.csv is empty",
+    ),
+    "label not in the list": (
+        broken(ssv2, "ssv2/labels/train.json", "[something] from", "it from"),
+        "ssv2",
+        "train",
+        "train.json entry 2.* has class 'Pushing it .* not among the 2 classes of labels.json",
+    ),
+    "moment not in the list": (
+        broken(mit, f"{MIT}/trainingSet.csv", ",clapping,", ",slapping,"),
+        "mit",
+        "train",
+        r"\(trainingSet.csv line 1\) has class 'slapping'",
+    ),
+    "aircraft not in the list": (
+        broken(aircraft, "fgvc-aircraft-2013b/data/images_variant_test.txt", "A300B4", "A999"),
+        "aircraft",
+        "test",
+        "as it was published .'A999'.: download",
+    ),
+    "class only in val": (
+        broken(kinetics400, "kinetics400/train.csv", "air drumming", "zumba"),
+        "kinetics400",
+        "val",
+        "'air drumming', which is not among the 2 classes of",
+    ),
+    "class only in val, folders": (
+        lambda put, _: (folders(put, _), put("mine/val/cow/1.jpg")),
+        "mine",
+        "val",
+        "cow/1.jpg has class 'cow', .* of the training split",
+    ),
+    "class list too short": (
+        broken(places365, "places365/categories_places365.txt", "/a/airfield 1\n", ""),
+        "places365",
+        "val",
+        "places365_val.txt line 1: class number 1, but categories_places365.txt "
+        "names only 1 classes",
+    ),
+    "class names too short": (
+        broken(lists_with_class_names, "mine/classes.txt", "bee\nant\nwasp", "bee"),
+        "mine",
+        "val",
+        "val.txt line 1: class number 1, but classes.txt names only 1",
+    ),
+    "number twice": (
+        broken(mit, f"{MIT}/moments_categories.txt", "singing,1", "singing,0"),
+        "mit",
+        "val",
+        "moments_categories.txt entry 2: number '0' of class 'adult.female.singing' is given",
+    ),
+    "number left out": (
+        broken(mit, f"{MIT}/moments_categories.txt", "singing,1", "singing,2"),
+        "mit",
+        "val",
+        "has 2 classes but no number 1",
+    ),
+    "no number": (
+        broken(places365, "places365/categories_places365.txt", "airfield 1", "airfield"),
+        "places365",
+        "train",
+        "categories_places365.txt line 1, '/a/airfield', lacks a field",
+    ),
+    "not a number": (
+        broken(mit, f"{MIT}/moments_categories.txt", "singing,1", "singing,x"),
+        "mit",
+        "val",
+        "number 'x' of class 'adult.female.singing' is not a whole number",
+    ),
+    "name twice": (
+        broken(lists_with_class_names, "mine/classes.txt", "wasp", "bee"),
+        "mine",
+        "val",
+        "the class list names 'bee' twice",
+    ),
+    "two labels": (
+        broken(
+            mit,
+            f"{MIT}/trainingSet.csv",
+            "clapping/training_1.mp4,clapping,3,1",
+            "clapping/training_1.mp4,clapping,3,1\nclapping/training_1.mp4,"
+            "adult+female+singing,3,1",
+        ),
+        "mit",
+        "train",
+        "is listed with two labels, "
+        r"'clapping' \(trainingSet.csv line 1\) and 'adult",
+    ),
+    "path twice": (
+        broken(manifest, "mine/manifest.csv", "train ant.jpg,ant", "train bee.jpg,ant"),
+        "mine",
+        "train",
+        "listed more than once .manifest.csv line 2 and manifest.csv line 3",
+    ),
+    "no label at all": (
+        broken(manifest, "mine/manifest.csv", "path,label", "path,colour"),
+        "mine",
+        "train",
+        "holds no labelled file: 2 of 2 files have no label .*line 2",
+    ),
+    "another header": (
+        broken(manifest, "mine/manifest.csv", "path,label", "file,label"),
+        "mine",
+        "train",
+        "begins with the columns file, label, split: one of them must be",
+    ),
+    "no times": (
+        broken(kinetics400, "kinetics400/val.csv", ",59,69", ",,"),
+        "kinetics400",
+        "val",
+        "val.csv line 3 has no time_start and time_end",
+    ),
+    "no template": (
+        broken(ssv2, "ssv2/labels/train.json", '"template"', '"text"'),
+        "ssv2",
+        "train",
+        "train.json entry 1 has no id and template",
+    ),
     "not json": (broken(ssv2, "ssv2/labels/labels.json", "}", ""), "ssv2", "train", "is not JSON"),
-    "voc value": (broken(voc2007, f"{MAIN}/sofa_test.txt", "000003  1", "000003  7"), "voc2007", "test",
-                  "sofa_test.txt line 1 says '7'"),
-    "voc order": (broken(voc2007, f"{MAIN}/sofa_test.txt", "000003  1\n", ""), "voc2007", "test",
-                  "sofa_test.txt differs from aeroplane's list"),
-    "pet without number": (broken(pets, "oxford-iiit-pet/annotations/test.txt", "Abyssinian_2 1 1 1",
-                                  "Abyssinian_2"), "pets", "test", "test.txt line 1, 'Abyssinian_2', names no"),
-    "given classes": (folders, "mine!ant,cow", "val", "'bee', which is not among the 2 classes that were"),
-    "binary list": (lambda put, _: put("mine/train.csv", gzip.compress(b"a,b")), "mine", "train",
-                    "train.csv cannot be read as text"),
-    "another name": (lambda put, _: put("data/Food101/meta/train.json", "{}"), "food101:data/Food101",
-                     "train", "must be called food-101"),
+    "voc value": (
+        broken(voc2007, f"{MAIN}/sofa_test.txt", "000003  1", "000003  7"),
+        "voc2007",
+        "test",
+        "sofa_test.txt line 1 says '7'",
+    ),
+    "voc order": (
+        broken(voc2007, f"{MAIN}/sofa_test.txt", "000003  1\n", ""),
+        "voc2007",
+        "test",
+        "sofa_test.txt differs from aeroplane's list",
+    ),
+    "pet without number": (
+        broken(pets, "oxford-iiit-pet/annotations/test.txt", "Abyssinian_2 1 1 1", "Abyssinian_2"),
+        "pets",
+        "test",
+        "test.txt line 1, 'Abyssinian_2', names no",
+    ),
+    "given classes": (
+        folders,
+        "mine!ant,cow",
+        "val",
+        "'bee', which is not among the 2 classes that were",
+    ),
+    "binary list": (
+        lambda put, _: put("mine/train.csv", gzip.compress(b"a,b")),
+        "mine",
+        "train",
+        "train.csv cannot be read as text",
+    ),
+    "another name": (
+        lambda put, _: put("data/Food101/meta/train.json", "{}"),
+        "food101:data/Food101",
+        "train",
+        "must be called food-101",
+    ),
 }
 
 
@@ -725,8 +970,12 @@ def test_what_is_wrong_is_said_in_one_sentence(case, put, monkeypatch):
     name, _, folder = name.partition(":")
     data = f"{name}:{put.root / folder}" if name in DATASETS else name
     with pytest.raises(DataError) as raised:
-        open_labelled(str(put.root / "mine") if name == "mine" else data, split,
-                      classes=classes.split(",") if classes else None, label=label or "label")
+        open_labelled(
+            str(put.root / "mine") if name == "mine" else data,
+            split,
+            classes=classes.split(",") if classes else None,
+            label=label or "label",
+        )
     message = str(raised.value)
     print(case, "|", message.replace(str(put.root), ""))
     assert re.search(said, message), message
@@ -746,6 +995,8 @@ def test_import_is_quick():
     import subprocess
     import sys
 
-    code = ("import sys, vicmae.labelled; heavy = {'torch', 'torchvision', 'scipy'} & set(sys.modules);"
-            "assert not heavy, heavy")
+    code = (
+        "import sys, vicmae.labelled; heavy = {'torch', 'torchvision', 'scipy'} & set(sys.modules);"
+        "assert not heavy, heavy"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
