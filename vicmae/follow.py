@@ -154,7 +154,7 @@ def check_run(
     run: str | os.PathLike,
 ) -> Path:
     "The folder of a run; ValueError with one sentence if it is none."
-    path, hint = Path(run), "give the folder that vicmae pretrain got as --out"
+    path, hint = Path(run), "give the folder that it got as --out"
     if any((path / name).exists() for name in ("config.json", "metrics.jsonl", "status.json")):
         return path
     if not path.is_dir():
@@ -273,8 +273,9 @@ def headline(
     facts.append(f"step {reader.step:,}" + (f" of {reader.steps:,}" if reader.steps else ""))
     if reader.state == "running" and reader.steps > reader.step and pace == pace:
         facts.append(f"{duration((reader.steps - reader.step) * pace)} left")
-    forms = {"pairs_per_s": "{:.0f} pairs/s"}
+    forms = {"pairs_per_s": "{:.0f} pairs/s", "samples_per_s": "{:.0f} samples/s"}
     forms |= {"loss_recon": "recon {:.3f}", "loss_contrast": "contrast {:.3f}"}
+    forms |= {} if "loss_recon" in rows.keys() else {"loss": "loss {:.3f}"}
     for key, form in forms.items():
         values = rows[key][-20:]
         if np.isfinite(values).any():
@@ -284,7 +285,7 @@ def headline(
 
 def _late_facts(reader: RunReader, pace: float) -> list[str]:
     "The last checkpoint, the last kNN, and what makes one wonder."
-    facts, now, knn = [], time.time(), reader.evals["knn"]
+    facts, now = [], time.time()
     with contextlib.suppress(OSError):  # a file may go while we look
         for path in sorted(reader.run.glob("checkpoints/step_*.safetensors"))[-1:]:
             age = duration(now - path.stat().st_mtime)
@@ -292,8 +293,10 @@ def _late_facts(reader: RunReader, pace: float) -> list[str]:
         quiet = now - (reader.run / "metrics.jsonl").stat().st_mtime
         if reader.state == "running" and quiet > max(60, 20 * np.nan_to_num(pace)):
             facts.append(f"no step for {duration(quiet)}: is it alive?")
-    if len(knn) and np.isfinite(knn[-1]):
-        facts.append(f"kNN {knn[-1]:.3f} at step {reader.evals['step'][-1]:,.0f}")
+    for key, name in (("knn", "kNN"), ("score", "test")):
+        values = reader.evals[key]
+        if len(values) and np.isfinite(values[-1]):
+            facts.append(f"{name} {values[-1]:.3f} at step {reader.evals['step'][-1]:,.0f}")
     if reader.state in ("preempted", "stopped", "failed") and reader.status.get("reason"):
         facts.append(str(reader.status["reason"]))
     return facts + ([] if reader.whole else ["a sample of the steps: still reading"])

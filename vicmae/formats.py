@@ -198,7 +198,7 @@ def read_birdsnap(home: Path, split: str) -> Listing:
 
 # %% ../nbs/04b_formats.ipynb #63bd021a
 def read_caltech101(home: Path, split: str, number: int = 30) -> Listing:
-    """Caltech-101 has no split: 30 files of each class, drawn once and for all; the rest is test."""
+    """Caltech-101 has no split: 30 files a class, drawn once and for all; the rest is test."""
     found = read_folders(home, "101_ObjectCategories")
     by_class = defaultdict(list)
     for row in found.rows:

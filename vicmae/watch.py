@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PANELS', 'draw_run', 'text_frame', 'watch_terminal', 'NotebookWatch', 'watch_notebook', 'watch']
 
-# %% ../nbs/24a_watch.ipynb #d72f00aa
+# %% ../nbs/24a_watch.ipynb #c0fd6501
 import contextlib
 import math
 import os
@@ -39,10 +39,13 @@ if TYPE_CHECKING:
 
 # %% ../nbs/24a_watch.ipynb #987d8719
 PANELS = {  # name in metrics.jsonl or evals.jsonl -> title
+    "loss": "loss",  # where it has no parts
+    "score": "test score",
     "loss_recon": "reconstruction loss",
     "loss_contrast": "contrastive loss",
     "grad_norm": "gradient norm",
     "pairs_per_s": "pairs/s",
+    "samples_per_s": "samples/s",
     "rank": "rank of features",
     "knn": "kNN accuracy",
     "data_s": "s waiting for data",
@@ -58,6 +61,8 @@ PANELS = {  # name in metrics.jsonl or evals.jsonl -> title
 def _panels(reader: RunReader, points: int) -> dict[str, Curve]:
     "The curves there are, by key, in the order of PANELS."
     curves = curves_of(reader.metrics, points) | curves_of(reader.evals, points)
+    if "loss_recon" in curves:
+        curves.pop("loss", None)
     return {key: curves[key] for key in PANELS if key in curves}
 
 
