@@ -178,7 +178,7 @@ def erase(
     clip: Tensor,  # uint8 [T, 3, S, S]
     policy: AugmentPolicy,
 ) -> Tensor:  # uint8 [T, 3, S, S]
-    """timm's random erasing (Zhong et al., 2020): one box for all frames. Draws from the globals."""
+    """Random erasing by timm (Zhong et al., 2020): one box for all frames. Draws from globals."""
     frames, channels, height, width = clip.shape
     canvas = torch.full((channels, height, width), torch.nan)
     count, mode = policy.erase_count, policy.erase_mode

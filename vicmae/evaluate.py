@@ -332,6 +332,7 @@ def train_linear(
     recipe: str = "mae",  # see PROBES
     seed: int = 0,
     device: str | torch.device = "cpu",
+    penalty: float = 0.0,  # L2 as in `linear_scores`; the recipes have none
     log: Callable[[dict], None] = lambda row: None,  # takes each step's numbers
     **changes: float,  # batch_size, steps, warmup, lr: other than fit_recipe says
 ) -> nn.Sequential:  # in eval mode, on the CPU: features to scores [M, C]
@@ -342,7 +343,10 @@ def train_linear(
     several, device = targets.ndim == 2, torch.device(device)
     classes = targets.shape[1] if several else num_classes or int(targets.max()) + 1
     head = probe_head(x.shape[1], classes, seed).to(device)
-    groups = [{"params": [head[1].weight], "always_adapt": True}, {"params": [head[1].bias]}]
+    groups = [
+        {"params": [head[1].weight], "weight_decay": penalty, "always_adapt": True},
+        {"params": [head[1].bias]},
+    ]
     optimizer = Lars(groups, lr=fitted.lr, momentum=PROBES[recipe].momentum)
     step_fn = partial(train_step, head, _probe_task(head), optimizer=optimizer)
     feed = _batches(x.float(), targets, fitted.batch_size, seed, device)

@@ -1,0 +1,505 @@
+"""Features that are kept, measures that are right, and a suite that is stopped and goes on."""
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import vicmae.features as features
+from vicmae.checkpoints import load_model, save_model
+from vicmae.evaluate import (
+    LADDER,
+    average_precision,
+    evaluate_knn,
+    evaluate_linear,
+    fit_recipe,
+    hold_out,
+    linear_scores,
+    metrics,
+    train_linear,
+    wilson,
+)
+from vicmae.features import FrameViews, extract_features, features_of, knn_scores
+from vicmae.files import DataError, DatasetMissing
+from vicmae.labelled import open_labelled
+from vicmae.model import vicmae_vit_tiny_patch8
+from vicmae.transfer import EvaluateConfig, TransferConfig, evaluate, open_parts, transfer
+from vicmae.world import OBJECTS, make_picture, write_world
+
+warnings.simplefilter("error", UserWarning)  # what is said must be expected by a test
+
+
+def save(path: Path, number: int, objects: tuple[int, ...] = (0,), split: str = "train") -> None:
+    "A picture of the generated world, or several side by side."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made = [make_picture(number, split=split, size=32, object=o).frames[0] for o in objects]
+    Image.fromarray(np.concatenate(made, axis=1)).save(path)
+
+
+def folder_set(root: Path, each: int = 3, classes: int = 3, splits=("train", "val")) -> Path:
+    "Folders by class."
+    for s, split in enumerate(splits):
+        for o in range(classes):
+            for i in range(each):
+                save(root / split / OBJECTS[o] / f"{i}.png", 100 * s + 10 * i + o, (o,), split)
+    return root
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return load_model("tiny")
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    return open_labelled(str(folder_set(tmp_path / "set")), "train")
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    "Samples that were opened since, by position."
+    opened, frames = [], FrameViews.frames
+    monkeypatch.setattr(FrameViews, "frames", lambda s, i: opened.append(i) or frames(s, i))
+    return opened
+
+
+def quick(model, data, **options):
+    return features_of(model, data, **({"workers": 0, "time_limit": None, "cache": None} | options))
+
+
+# ---------------------------------------------------------------- features and their cache
+def test_interrupted_extraction_goes_on(tiny, pictures, tmp_path, monkeypatch, counted):
+    monkeypatch.setattr(features, "CHUNK", 4)
+    whole, original, calls = quick(tiny, pictures, batch_size=2), extract_features, []
+
+    def stopped(*args, **options):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return original(*args, **options)
+
+    monkeypatch.setattr(features, "extract_features", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        quick(tiny, pictures, batch_size=2, cache=tmp_path / "c")
+    counted.clear()
+    assert torch.equal(quick(tiny, pictures, batch_size=2, cache=tmp_path / "c"), whole)
+    assert sorted(set(counted)) == [4, 5, 6, 7, 8]  # the first chunk was kept, nothing else
+    counted.clear()
+    assert torch.equal(quick(tiny, pictures, cache=tmp_path / "c"), whole) and not counted
+
+
+@pytest.mark.parametrize("harm", ["cut", "flip", "text", "foreign"])
+def test_damaged_chunk_is_named_and_made_again(tiny, pictures, tmp_path, harm):
+    first = quick(tiny, pictures, cache=tmp_path)
+    chunk = next(tmp_path.rglob("*.safetensors"))
+    whole = chunk.read_bytes()
+    if harm == "foreign":
+        quick(tiny, pictures, cache=tmp_path / "other", pool="cls")
+        chunk.write_bytes(next((tmp_path / "other").rglob("*.safetensors")).read_bytes())
+    else:
+        flipped = whole[:-9] + bytes([whole[-9] ^ 64]) + whole[-8:]
+        chunk.write_bytes({"cut": whole[:-50], "flip": flipped, "text": b"hello"}[harm])
+    with pytest.warns(UserWarning, match=f"{chunk.name} is damaged: these 9 features are made"):
+        assert torch.equal(quick(tiny, pictures, cache=tmp_path), first)
+    assert torch.equal(quick(tiny, pictures, cache=tmp_path), first)  # and is whole again
+
+
+def test_key_follows_what_features_depend_on(tiny, pictures, tmp_path, counted):
+    keys = lambda: {path.name for path in tmp_path.iterdir() if path.name != "set"}
+    first = quick(tiny, pictures, cache=tmp_path)
+    assert len(keys()) == 1
+    other_head = vicmae_vit_tiny_patch8(decoder_depth=2)
+    backbone = {k: v for k, v in tiny.state_dict().items() if k in other_head.state_dict()}
+    fits = {k: v for k, v in backbone.items() if other_head.state_dict()[k].shape == v.shape}
+    other_head.load_state_dict(fits, strict=False)
+    counted.clear()
+    assert torch.equal(quick(other_head, pictures, cache=tmp_path), first) and not counted
+    touched = load_model("tiny")
+    with torch.no_grad():
+        touched.blocks[0].mlp.fc1.bias[0] += 1e-3
+    assert not torch.equal(quick(touched, pictures, cache=tmp_path), first)
+    for options in (dict(pool="cls"), dict(crop_pct=0.8), dict(precision="bf16")):
+        quick(tiny, pictures, cache=tmp_path, **options)
+    save(Path(pictures.samples[0].path), 999)
+    assert not torch.equal(quick(tiny, pictures, cache=tmp_path), first)
+    assert len(keys()) == 6
+
+
+def test_unreadable_files_are_named_and_tried_again(tiny, pictures, tmp_path, counted):
+    path = Path(pictures.samples[4].path)
+    good, stamp = path.read_bytes(), path.stat()
+    bad = bytes(len(good))
+    path.write_bytes(bad)
+    os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    errors = []
+    x = quick(tiny, pictures, cache=tmp_path / "c", errors=errors)
+    assert x.isnan().any(1).nonzero().flatten().tolist() == [4]
+    assert [e["path"] for e in errors] == [str(path)] and "zeros" in errors[0]["reason"]
+    path.write_bytes(good)  # the same size and time: the drive is back
+    os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    counted.clear()
+    assert quick(tiny, pictures, cache=tmp_path / "c").isfinite().all() and counted == [4]
+    for sample in pictures.samples:
+        Path(sample.path).write_bytes(b"")
+    with pytest.raises(DataError, match="not one of the 9 files of .* can be read"):
+        quick(tiny, pictures)
+
+
+def test_worker_processes_and_arrays_give_the_same(tiny, pictures):
+    x = quick(tiny, pictures)
+    again = features_of(tiny, pictures, cache=None, workers=2, batch_size=2)  # helpers, time limit
+    torch.testing.assert_close(again, x, rtol=1e-4, atol=1e-5)
+    images = np.stack([pictures.picture(i) for i in range(len(pictures))])
+    arrays = replace(pictures, images=images)
+    torch.testing.assert_close(quick(tiny, arrays), x)
+    direct = extract_features(tiny, torch.from_numpy(images).permute(0, 3, 1, 2))
+    torch.testing.assert_close(x, direct, rtol=1e-4, atol=1e-5)
+
+
+def test_weights_that_are_not_finite_are_said(pictures):
+    broken = load_model("tiny")
+    with torch.no_grad():
+        broken.norm.weight[0] = torch.nan
+    with pytest.raises(DataError, match="not finite"):
+        quick(broken, pictures)
+
+
+def test_cache_that_cannot_be_written_does_not_end_the_work(tiny, pictures, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.warns(UserWarning, match="not kept from here on"):
+        x = quick(tiny, pictures, cache=tmp_path / "file")
+    assert x.isfinite().all()
+
+
+RANKS = """
+import sys, torch
+import vicmae.features as features
+from vicmae.checkpoints import load_model
+from vicmae.distributed import cleanup, rank, setup
+from vicmae.labelled import open_labelled
+features.CHUNK = 4
+setup(torch.device("cpu"))
+data, errors = open_labelled(sys.argv[1], "train"), []
+cache = f"{sys.argv[2]}/{rank()}" if len(sys.argv) > 3 else sys.argv[2]
+options = dict(batch_size=2, workers=0, time_limit=None)
+x = features.features_of(load_model("tiny"), data, cache=cache, errors=errors, **options)
+torch.save((x, [e["path"] for e in errors]), f"{sys.argv[2]}/rank{rank()}.pt")
+cleanup()
+"""
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["shared", "apart"])
+def test_two_processes_share_the_work(tiny, pictures, tmp_path, apart):
+    Path(pictures.samples[7].path).write_bytes(b"nothing")
+    script = tmp_path / "ranks.py"
+    script.write_text(RANKS)
+    (tmp_path / "c").mkdir()
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+           str(script), str(tmp_path / "set"), str(tmp_path / "c"), *["apart"] * apart]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(run, capture_output=True, text=True, timeout=120, env=env)
+    assert done.returncode == 0, done.stderr[-2000:]
+    expected = quick(tiny, pictures)
+    for r in range(2):
+        x, errors = torch.load(tmp_path / "c" / f"rank{r}.pt")
+        torch.testing.assert_close(x, expected, equal_nan=True)
+        assert errors == [pictures.samples[7].path]
+
+
+# ---------------------------------------------------------------- neighbours
+@pytest.mark.parametrize("k", [1, 7, 500])
+def test_knn_equals_brute_force(k):
+    g = torch.Generator().manual_seed(k)
+    x, q = torch.randn(400, 16, generator=g), torch.randn(70, 16, generator=g)
+    y = torch.randint(0, 6, (400,), generator=g)
+    unit = lambda v: v.double() / v.double().norm(dim=1, keepdim=True)
+    similarity, expected = unit(q) @ unit(x).T, torch.zeros(70, 7, dtype=torch.float64)
+    for m in range(70):
+        for n in sorted(range(400), key=lambda n: -similarity[m, n])[:k]:
+            expected[m, y[n]] += np.exp(similarity[m, n] / 0.07)
+    expected /= expected.sum(1, keepdim=True)
+    found = knn_scores(x, y, q, k, num_classes=7).double()
+    assert (found - expected).abs().max() < 1e-5
+    assert torch.equal(found.argmax(1), expected.argmax(1))
+
+
+def test_knn_of_several_labels_ignores_what_is_unknown():
+    x = torch.eye(3)
+    table = torch.tensor([[1.0, torch.nan], [0.0, 1.0], [0.0, 0.0]])
+    scores = knn_scores(x, table, torch.tensor([[1.0, 1.0, 0.0]]), k=2)
+    torch.testing.assert_close(scores, torch.tensor([[0.5, 1.0]]))
+
+
+# ---------------------------------------------------------------- measures
+def test_wilson_is_scipys():
+    from scipy.stats import binomtest
+
+    for hits, n in ((0, 5), (3, 5), (5, 5), (499, 500), (1234, 5000)):
+        expected = binomtest(hits, n).proportion_ci(method="wilson")
+        assert np.allclose(wilson(hits, n), (expected.low, expected.high), atol=1e-4)
+    assert wilson(0, 0) == (0.0, 1.0)
+
+
+def test_top1_top5_and_per_class_against_sorting():
+    rng = np.random.default_rng(0)
+    scores, y = rng.normal(size=(200, 9)), rng.integers(0, 8, 200)  # class 8 never occurs
+    order = np.argsort(-scores, axis=1)
+    found = metrics(scores, y, "per_class")
+    assert found.top1 == np.mean(order[:, 0] == y)
+    assert found.top5 == np.mean((order[:, :5] == y[:, None]).any(1))
+    per_class = [np.mean(order[y == c, 0] == c) for c in range(8)]
+    assert np.allclose(found.per_class[:8], per_class) and np.isnan(found.per_class[8])
+    assert np.isclose(found.value, np.mean(per_class)) and found.low < found.value < found.high
+    assert metrics(np.zeros((4, 3)), np.array([0, 1, 2, 0])).top1 == 0.5  # ties: the first class
+    assert metrics(scores, y, "per_class") [4:] == found[4:]  # the bootstrap is seeded
+
+
+def test_map_leaves_out_difficult_objects_and_empty_classes():
+    from sklearn.metrics import average_precision_score
+
+    rng = np.random.default_rng(1)
+    scores, y = rng.normal(size=(300, 3)), (rng.random((300, 3)) < 0.2).astype(float)
+    y[rng.random((300, 3)) < 0.1] = np.nan
+    y[:, 2] = 0  # nothing to find
+    found = metrics(scores, y, "map")
+    for c in range(2):
+        known = ~np.isnan(y[:, c])
+        s, positive = scores[known, c], y[known, c] > 0
+        assert found.per_class[c] == average_precision(s, positive)
+        area = average_precision(s, positive, points=None)
+        assert np.isclose(area, average_precision_score(positive, s))
+    assert np.isnan(found.per_class[2]) and np.isclose(found.value, found.per_class[:2].mean())
+    assert found.low < found.value < found.high and np.isnan(found.top1)
+
+
+def test_eleven_points_of_a_known_ranking():
+    # positives at ranks 1, 3 and 6 of 6: precision 1, 2/3, 1/2; recall 1/3, 2/3, 1
+    positive = np.array([1, 0, 1, 0, 0, 1]) > 0
+    expected = (4 * 1 + 3 * 2 / 3 + 4 * 1 / 2) / 11
+    assert np.isclose(average_precision(-np.arange(6.0), positive), expected)
+
+
+@pytest.mark.parametrize("scores, targets, metric, words", [
+    (np.full((2, 2), np.nan), [0, 1], "top1", "nan"),
+    (np.zeros((2, 2)), [0], "top1", "2 rows of scores for 1 targets"),
+    (np.zeros((0, 2)), [], "top1", "0 rows"),
+    (np.zeros((2, 2)), [0, 1], "f1", "unknown metric 'f1'"),
+])
+def test_measures_refuse_what_cannot_be_measured(scores, targets, metric, words):
+    with pytest.raises(ValueError, match=words):
+        metrics(scores, np.array(targets, dtype=int), metric)
+
+
+# ---------------------------------------------------------------- linear probes
+def blobs(n=600, width=12, classes=4, seed=0, spread=1.0):
+    g = torch.Generator().manual_seed(seed)
+    centres = torch.randn(classes, width, generator=torch.Generator().manual_seed(9))
+    y = torch.arange(n) % classes
+    return centres[y] * spread + torch.randn(n, width, generator=g), y
+
+
+def test_warm_start_and_start_from_zero_agree():
+    (x, y), (xt, _) = blobs(), blobs(seed=1)
+    path = list(linear_scores(x, y, xt, 4, LADDER))
+    for i in (0, 6, len(LADDER) - 1):
+        alone = next(linear_scores(x, y, xt, 4, [LADDER[i]]))
+        assert np.abs(alone - path[i]).max() < 0.02 * np.abs(alone).max()
+
+
+def test_trained_probe_solves_the_exact_problem():
+    (x, y), (xt, yt) = blobs(), blobs(2000, seed=1)
+    exact = next(linear_scores(x, y, xt, 4, [1e-2]))
+    head = train_linear(x, y, penalty=1e-2, steps=1500, warmup=150)
+    scores = head(xt).detach().numpy()
+    assert (scores.argmax(1) == exact.argmax(1)).mean() > 0.97
+    assert abs(metrics(scores, yt).value - metrics(exact, yt).value) < 0.01
+    again = train_linear(x, y, penalty=1e-2, steps=1500, warmup=150)
+    assert torch.equal(again[1].weight, head[1].weight)  # seeded
+
+
+def test_trained_probe_of_several_labels():
+    (x, y), (xt, yt) = blobs(), blobs(seed=1)
+    table, test = (torch.nn.functional.one_hot(t, 4).float() for t in (y, yt))
+    table[::5] = torch.nan
+    head = train_linear(x, table, penalty=1e-2, steps=800, warmup=80)
+    trained = metrics(head(xt).detach(), test, "map").value
+    assert abs(trained - evaluate_linear(x, table, xt, test, "map").metrics.value) < 0.03
+
+
+def test_class_that_is_never_learned_and_data_with_one_class():
+    (x, y), (xt, yt) = blobs(), blobs(seed=1)
+    some = y != 3
+    found = evaluate_linear(x[some], y[some], xt, yt, num_classes=4)
+    assert found.metrics.per_class[3] == 0 and found.scores.shape == (600, 4)
+    assert evaluate_knn(x[some], y[some], xt, yt).metrics.per_class[3] == 0
+    with pytest.raises(DataError, match="two classes"):
+        evaluate_linear(x[y == 0], y[y == 0], xt, yt)
+
+
+def test_held_out_samples():
+    y = torch.tensor([0] * 10 + [1] * 5 + [2])
+    held = hold_out(y)
+    assert y[held].bincount(minlength=3).tolist() == [2, 1, 0]
+    assert hold_out(torch.arange(10)).sum() == 2  # one sample a class: any two
+    assert hold_out(torch.zeros(10, 3)).sum() == 2
+
+
+def test_recipe_at_its_own_size_is_untouched():
+    fitted = fit_recipe("mae", 1281167)
+    assert fitted[:4] == (16384, 90 * 78, 10 * 78, pytest.approx(6.4)) and not fitted.note
+    assert fit_recipe("paper", 1281167).steps == 7800
+    small = fit_recipe("mae", 100)
+    assert small.batch_size <= 50 and "instead of 16384" in small.note
+    with pytest.raises(ValueError, match="unknown probe 'x'"):
+        fit_recipe("x", 10)
+
+
+# ---------------------------------------------------------------- whole data sets
+def evaluate_config(tmp_path: Path, **changes) -> EvaluateConfig:
+    base = EvaluateConfig(data=str(tmp_path / "set"), workers=0, time_limit=None, cache="")
+    return replace(base, **changes)
+
+
+def test_options_need_no_torch():
+    code = "import sys, vicmae.transfer; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def test_evaluate_prints_writes_and_leaves_out(tmp_path, capsys):
+    folder_set(tmp_path / "set")
+    bad = tmp_path / "set" / "val" / OBJECTS[1] / "0.png"
+    bad.write_bytes(b"no picture")
+    out = tmp_path / "results" / "one.json"
+    result = evaluate(evaluate_config(tmp_path, out=str(out)))
+    text = capsys.readouterr().out
+    assert result["test"] == 8 and result["train"] == 9 and str(bad) in text
+    assert json.loads(out.read_text())["result"] == result
+    assert "exact linear probe" in text and "top-1" in text
+    knn = evaluate(evaluate_config(tmp_path, method="knn", k=3))
+    again = evaluate(evaluate_config(tmp_path, method="knn", k=3, random=True))
+    assert knn["penalty"] is None and knn["value"] != again["value"]
+
+
+def test_roles_of_splits(tmp_path):
+    folder_set(tmp_path / "set", splits=("train", "val", "test"), each=2)
+    parts, test = open_parts(evaluate_config(tmp_path))
+    assert [p.split for p in parts] == ["train", "val"] and test.split == "test"
+    parts, test = open_parts(evaluate_config(tmp_path, val_split="val"))
+    assert [p.split for p in parts] == ["train"] and test.split == "val"
+    evaluate(evaluate_config(tmp_path))  # L2 chosen on val
+    folder_set(tmp_path / "one", splits=("train",))
+    with pytest.raises(DataError, match="--val-data"):
+        open_parts(evaluate_config(tmp_path, data=str(tmp_path / "one")))
+    with pytest.raises(DataError, match="no clip"):
+        open_parts(evaluate_config(tmp_path, kind="clip"))
+
+
+def test_clips_are_averages_of_frames(tiny, tmp_path):
+    write_world(tmp_path / "train", 10, 2, "train", 8, 32, workers=0, progress=False)
+    write_world(tmp_path / "val", 10, 2, "val", 8, 32, workers=0, progress=False)
+    config = evaluate_config(tmp_path, data=str(tmp_path / "train"), val_data=str(tmp_path / "val"))
+    result = evaluate(replace(config, num_frames=3))
+    assert result["train"] == 12 and result["test"] == 12
+    motion = evaluate(replace(config, label="motion", kind="clip", solver="mae"))
+    assert set(motion["per_class"]) != set(result["per_class"]) and motion["train"] == 10
+
+
+# ---------------------------------------------------------------- the suite
+def lay_out(home: Path) -> None:
+    "Pets and DTD in small, as their makers pack them."
+    for part, world in (("trainval", "train"), ("test", "val")):
+        lines = []
+        for n in range(8):
+            name = f"{'Abyssinian' if n % 2 else 'beagle'}_{n + 1}"
+            lines.append(f"{name} {n % 2 + 1} 1 1")
+            save(home / f"oxford-iiit-pet/images/{part}{name}.jpg", n, (n % 2,), world)
+        text = "\n".join(part + line for line in lines) + "\n"
+        path = home / f"oxford-iiit-pet/annotations/{part}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    for p, part in enumerate(("train", "val", "test")):
+        names = [f"{c}/{c}_{p}{n}.jpg" for c in ("banded", "braided") for n in range(4)]
+        for n, name in enumerate(names):
+            save(home / "dtd/images" / name, 50 * p + n, (n // 4,), "val" if p == 2 else "train")
+        (home / "dtd/labels").mkdir(exist_ok=True)
+        (home / f"dtd/labels/{part}1.txt").write_text("\n".join(names) + "\n")
+
+
+def suite(tmp_path: Path, **changes) -> TransferConfig:
+    base = TransferConfig(data=str(tmp_path / "data"), out=str(tmp_path / "out.json"),
+                          cache="", workers=0, time_limit=None)
+    return replace(base, **changes)
+
+
+def test_suite_names_what_is_missing_and_goes_on(tmp_path, capsys, monkeypatch):
+    lay_out(tmp_path / "data")
+    import vicmae.transfer as module
+
+    probe, calls = module.probe, []
+
+    def stopped(config, model, parts, test):
+        calls.append(test.name)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return probe(config, model, parts, test)
+
+    monkeypatch.setattr(module, "probe", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        transfer(suite(tmp_path))
+    kept = json.loads((tmp_path / "out.json").read_text())["results"]
+    assert list(kept) == ["dtd"] and calls == ["dtd", "pets"]
+    capsys.readouterr()
+    results = transfer(suite(tmp_path))
+    text = capsys.readouterr().out
+    assert calls == ["dtd", "pets", "pets"] and results["dtd"] == kept["dtd"]
+    assert results["pets"]["metric"] == "per_class" and results["dtd"]["metric"] == "top1"
+    assert "DTD: done before" in text and "Food: not there" in text and "mean of 2" in text
+    assert "skipped: Food, CIFAR-10" in text
+
+
+def test_other_model_or_setting_begins_anew_and_keeps_the_old(tmp_path, capsys):
+    lay_out(tmp_path / "data")
+    one = suite(tmp_path, datasets="pets")
+    old = transfer(one)
+    other = vicmae_vit_tiny_patch8()
+    save_model(tmp_path / "other.safetensors", other)
+    for changes in (dict(checkpoint=str(tmp_path / "other.safetensors")), dict(pool="cls")):
+        capsys.readouterr()
+        transfer(replace(one, **changes))
+        assert "begin anew" in capsys.readouterr().out
+    transfer(one)
+    assert json.loads((tmp_path / "out.json").read_text())["results"]["pets"]["value"] == \
+        old["pets"]["value"]
+    assert len(list(tmp_path.glob("out.before*.json"))) == 3  # nothing was lost
+    capsys.readouterr()
+    transfer(replace(one, batch_size=5))  # changes no result
+    assert "done before" in capsys.readouterr().out
+
+
+def test_broken_set_is_named_and_the_rest_is_done(tmp_path, capsys):
+    lay_out(tmp_path / "data")
+    (tmp_path / "data/dtd/labels/test1.txt").write_text("")
+    results = transfer(suite(tmp_path, datasets="dtd,pets"))
+    text = capsys.readouterr().out
+    assert list(results) == ["pets"] and "DTD: left out: " in text and "test1.txt" in text
+
+
+def test_suite_refuses_what_it_cannot_use(tmp_path):
+    (tmp_path / "data").mkdir()
+    with pytest.raises(DataError, match="none of 12 data sets"):
+        transfer(suite(tmp_path))
+    with pytest.raises(DataError, match="'mnist' is not in the suite"):
+        transfer(suite(tmp_path, datasets="mnist"))
+    (tmp_path / "out.json").write_text("{}")
+    with pytest.raises(DataError, match="holds no results"):
+        transfer(suite(tmp_path))
+    with pytest.raises(DatasetMissing, match="pets is not in"):
+        open_parts(EvaluateConfig(data=f"pets:{tmp_path}"))

@@ -1,0 +1,232 @@
+"""Fine-tuning, testing and predicting as people do it: real files, real processes, kills, ranks."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vicmae.checkpoints import load_model, read_tensors, save_model
+from vicmae.finetune import few as fewest
+from vicmae.finetune import open_sets
+from vicmae.finetune_recipes import get_finetune_recipe
+from vicmae.predict import load_classifier, predict
+from vicmae.run import read_metrics, read_status
+from vicmae.world import OBJECTS, write_world
+
+ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
+KILL = "import os, signal, vicmae.job as m; f = m.Job.log\n" \
+       "def log(self, show, row):\n" \
+       "    f(self, show, row)\n" \
+       "    if row['step'] == {step} and not self.start and self.{where}:\n" \
+       "        os.kill(os.getpid(), {number})\n" \
+       "m.Job.log = log\n" \
+       "from vicmae.cli import main; main()"
+
+
+def command(*args, ranks: int = 1, kill: str = "") -> subprocess.CompletedProcess:
+    "`vicmae ARGS`, alone or under torchrun, perhaps with a signal in the middle."
+    start = [sys.executable]
+    if ranks > 1:
+        start += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+    what = ["-c", kill] if kill else ["-m", "vicmae.cli"]
+    return subprocess.run([*start, *what, *map(str, args)], capture_output=True, text=True,
+                          env=ENV, timeout=280)
+
+
+def options(world: Path, out: Path, *more) -> list:
+    "Ten steps on motion classes, with all that a run can have: mixed labels, an average, repeats."
+    return ["finetune", "--recipe", "finetune_tiny_motion", "--data", world / "train",
+            "--val-data", world / "val", "--out", out, "--steps", 10, "--batch-size", 16,
+            "--checkpoint-every", 4, "--mixup", 0.8, "--cutmix", 1.0, "--repeats", 2, "--ema", 0.9,
+            "--drop-path", 0.1, "--precision", "fp32", "--num-frames", 4, "--no-tensorboard", *more]
+
+
+def losses(run: Path) -> list[tuple]:
+    "What must be the same, step by step."
+    return [(r["step"], r["loss"], r["grad_norm"], r["lr"]) for r in
+            read_metrics(run / "metrics.jsonl")]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return read_tensors(run / "classifier.safetensors")[0]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    "Clips with object and motion classes, pictures with object classes."
+    folder = tmp_path_factory.mktemp("world")
+    for split, clips, pictures in (("train", 42, 20), ("val", 14, 10)):
+        write_world(folder / split, clips, pictures, split, num_frames=8, size=32, workers=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(world, tmp_path_factory) -> Path:
+    "A run that nobody disturbed."
+    run = tmp_path_factory.mktemp("whole") / "run"
+    done = command(*options(world, run))
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"on 14 test samples, 3 view\(s\) each: top1", done.stdout)
+    return run
+
+
+def test_what_a_run_leaves(whole, world):
+    assert read_status(whole)["state"] == "finished"
+    result = json.loads((whole / "test.json").read_text())
+    assert result["n"] == 14 and result["views"] == [3, 1] and result["unreadable"] == 0
+    assert set(result["per_class"]) == set(load_classifier(whole).classes)
+    clips = sorted((world / "val/clips").rglob("*.mp4"))
+    truth = {row.split(",")[0]: row.split(",")[3] for row in
+             (world / "val/manifest.csv").read_text().splitlines()[1:]}
+    found = list(predict(whole, clips))
+    right = [p.classes[0][0] == truth[str(Path(p.path).relative_to(world / "val"))] for p in found]
+    assert np.mean(right) == pytest.approx(result["top1"], abs=1e-6)  # predict tests as the run has tested
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_killed_and_resumed_it_is_the_same_run(whole, world, tmp_path, number):
+    run = tmp_path / "run"
+    kill = KILL.format(step=7, where="run", number=int(number))
+    done = command(*options(world, run), kill=kill)
+    assert done.returncode == (-9 if number == signal.SIGKILL else 128 + number)
+    if number == signal.SIGTERM:
+        assert read_status(run)["state"] == "preempted"
+    again = command(*options(world, run, "--resume"))
+    assert again.returncode == 0, again.stderr
+    assert losses(run) == losses(whole)
+    mine, true = weights(run), weights(whole)  # the averaged ones
+    assert mine.keys() == true.keys() and all(torch.equal(mine[k], true[k]) for k in true)
+
+
+@pytest.mark.parametrize("more", [(), ("--parallel", "fsdp"), ("--accum-iter", 2)])
+def test_two_ranks_are_one(whole, world, tmp_path, more):
+    "Without drop path, whose draws are those of a rank."
+    one, two = tmp_path / "one", tmp_path / "two"
+    still = ("--drop-path", 0.0, "--steps", 4)
+    done = command(*options(world, one, *still))
+    assert done.returncode == 0, done.stderr
+    done = command(*options(world, two, *still, *more), ranks=2)
+    assert done.returncode == 0, done.stderr
+    for a, b in zip(losses(one), losses(two), strict=True):
+        assert a == pytest.approx(b, rel=2e-5)
+    mine, true = weights(two), weights(one)
+    # a gradient that is 0 but for rounding is a step of Adam's in any direction
+    close = {k: (mine[k] - v).abs().max().item() for k, v in true.items()}
+    assert max(close.values()) < 2e-3 and np.median(list(close.values())) < 1e-4, close
+    first, second = (json.loads((run / "test.json").read_text()) for run in (one, two))
+    assert first["n"] == second["n"] == 14  # each test sample once, on any number of ranks
+
+
+def test_loss_is_that_of_one_process_with_the_whole_batch(whole):
+    assert len(losses(whole)) == 10 and all(np.isfinite(row).all() for row in losses(whole))
+
+
+def test_pictures_and_single_frames(world, tmp_path):
+    for kind in ("picture", "clip"):
+        run = tmp_path / kind
+        done = command("finetune", "--data", world / "train", "--val-data", world / "val", "--out",
+                       run, "--kind", kind, "--steps", 3, "--batch-size", 8, "--no-tensorboard",
+                       "--rand-augment", "rand-m9-mstd0.5-inc1", "--erase", 0.5)
+        assert done.returncode == 0, done.stderr
+    picture = next((world / "val/pictures").rglob("*.jpg"))
+    said = command("predict", tmp_path / "picture", picture, "--top", 3)
+    assert said.returncode == 0 and len(said.stdout.splitlines()) == 4
+    shares = [float(line.split("%")[0]) for line in said.stdout.splitlines()[1:]]
+    assert shares == sorted(shares, reverse=True)
+
+
+def test_linear_probe_leaves_the_backbone_alone(world, tmp_path):
+    run = tmp_path / "run"
+    done = command("finetune", "--recipe", "linear_mae", "--init", "tiny", "--img-size", 32,
+                   "--data", world / "train", "--val-data", world / "val", "--kind", "clip",
+                   "--steps", 4, "--out", run, "--num-workers", 0, "--no-tensorboard")
+    assert done.returncode == 0, done.stderr
+    assert "batch size is 40 instead of 16384" in done.stdout
+    before, after = load_model("tiny").state_dict(), weights(run)
+    same = [k for k in after if k.startswith(("blocks", "norm", "patch_embed", "cls_token"))]
+    assert len(same) > 30 and all(torch.equal(before[k], after[k]) for k in same)
+    assert after["head.weight"].abs().max() > 0.01
+    assert after["fc_norm.running_mean"].abs().max() > 0  # BatchNorm has seen features
+
+
+def test_few_labels_are_even():
+    config = get_finetune_recipe("finetune_tiny_objects")
+    config.data, config.val_split = str(Path(__file__).parents[1] / "data_samples"), "train"
+    data, _ = open_sets(config)
+    for limit in (10, 25, 40):
+        counts = np.bincount(fewest(data, limit).targets, minlength=10)
+        assert counts.sum() == limit and counts.max() - counts.min() <= 1
+    assert fewest(data, 0) is data
+
+
+def sentence(done: subprocess.CompletedProcess) -> str:
+    "The one line of a refusal."
+    assert done.returncode == 2, done.stdout + done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("vicmae ")]
+    assert len(lines) == 1 and "Traceback" not in done.stderr, done.stderr
+    return lines[0]
+
+
+def test_refusals(world, whole, tmp_path):
+    say = lambda *more: sentence(command(*options(world, tmp_path / "run", *more)))
+    assert "no such file" in say("--init", "nowhere.safetensors")
+    assert "no good checkpoint" in say("--init", world)
+    assert "classifier and not a vicmae" in say("--init", whole / "classifier.safetensors")
+    assert "does not exist" in say("--data", tmp_path / "nothing") or "nothing" in say(
+        "--data", tmp_path / "nothing")
+    assert "colour" in say("--label", "colour")
+    assert "no picture" in say("--kind", "picture", "--label", "motion") or "picture" in say(
+        "--kind", "picture")
+    assert "finetune_k400_huge" in sentence(command("finetune", "--recipe", "finetune_k400_huge"))
+    done = command(*options(world, whole, "--resume", "--mixup", 0.5))
+    assert "mixup was 0.8, now 0.5" in sentence(done)
+
+
+def test_predict_names_what_it_cannot_use(world, whole, tmp_path):
+    clip = next((world / "val/clips").rglob("*.mp4"))
+    bad = tmp_path / "cut.mp4"
+    bad.write_bytes(clip.read_bytes()[:300])
+    done = command("predict", whole, clip, bad)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stdout.count("%") == 5 and str(bad) in done.stdout
+    picture = next((world / "val/pictures").rglob("*.jpg"))
+    assert "is a picture" in sentence(command("predict", whole, picture))
+    assert "vicmae and not a classifier" in sentence(
+        command("predict", Path(sys.modules["vicmae"].__file__).with_name("tiny.safetensors"), clip))
+
+
+def test_unreadable_files_are_named_and_replaced(world, tmp_path):
+    data = tmp_path / "world"
+    shutil.copytree(world, data)
+    for split in ("train", "val"):
+        for clip in sorted((data / split / "clips").rglob("*.mp4"))[:2]:
+            clip.write_bytes(b"not a clip")
+    for cache in ("none", "memory"):
+        run = tmp_path / cache
+        done = command(*options(data, run, "--cache", cache, "--steps", 6))
+        assert done.returncode == 0, done.stderr
+        assert json.loads((run / "test.json").read_text())["unreadable"] == 2
+        named = (run / "skipped.jsonl").read_text()
+        assert "not a clip" not in named and len(named.splitlines()) >= 2
+
+
+def test_names_of_classes_travel_with_the_checkpoint(tmp_path, world):
+    run = tmp_path / "run"
+    done = command("finetune", "--data", world / "train", "--val-data", world / "val", "--out", run,
+                   "--steps", 1, "--batch-size", 8, "--kind", "clip", "--no-tensorboard")
+    assert done.returncode == 0, done.stderr
+    model = load_classifier(run)
+    assert model.classes == sorted(OBJECTS)
+    copy = tmp_path / "copy.safetensors"
+    save_model(copy, model)
+    assert load_classifier(copy).classes == model.classes
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(load_classifier(copy)(x), model(x))
