@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import vicmae.features as features
 from vicmae.checkpoints import load_model, save_model
 from vicmae.evaluate import (
     LADDER,
+    PROBES,
     average_precision,
     evaluate_knn,
     evaluate_linear,
@@ -34,7 +34,7 @@ from vicmae.model import vicmae_vit_tiny_patch8
 from vicmae.transfer import EvaluateConfig, TransferConfig, evaluate, open_parts, transfer
 from vicmae.world import OBJECTS, make_picture, write_world
 
-warnings.simplefilter("error", UserWarning)  # what is said must be expected by a test
+pytestmark = pytest.mark.filterwarnings("error::UserWarning")  # a test must expect what is said
 
 
 def save(path: Path, number: int, objects: tuple[int, ...] = (0,), split: str = "train") -> None:
@@ -49,7 +49,7 @@ def folder_set(root: Path, each: int = 3, classes: int = 3, splits=("train", "va
     for s, split in enumerate(splits):
         for o in range(classes):
             for i in range(each):
-                save(root / split / OBJECTS[o] / f"{i}.png", 100 * s + 10 * i + o, (o,), split)
+                save(root / split / OBJECTS[o] / f"{i}.png", 100 * s + 10 * i + o, (o,), "train" if split == "train" else "val")
     return root
 
 
@@ -187,31 +187,34 @@ from vicmae.distributed import cleanup, rank, setup
 from vicmae.labelled import open_labelled
 features.CHUNK = 4
 setup(torch.device("cpu"))
-data, errors = open_labelled(sys.argv[1], "train"), []
-cache = f"{sys.argv[2]}/{rank()}" if len(sys.argv) > 3 else sys.argv[2]
+data, model = open_labelled(sys.argv[1], "train"), load_model("tiny")
 options = dict(batch_size=2, workers=0, time_limit=None)
-x = features.features_of(load_model("tiny"), data, cache=cache, errors=errors, **options)
-torch.save((x, [e["path"] for e in errors]), f"{sys.argv[2]}/rank{rank()}.pt")
+for i, cache in enumerate(("shared", f"apart{rank()}", f"apart{1 - rank()}", None)):
+    errors = []
+    cache = cache and f"{sys.argv[2]}/{cache}"
+    x = features.features_of(model, data, cache=cache, errors=errors, **options)
+    torch.save((x, [e["path"] for e in errors]), f"{sys.argv[2]}/{i}.{rank()}.pt")
 cleanup()
 """
 
 
-@pytest.mark.parametrize("apart", [False, True], ids=["shared", "apart"])
-def test_two_processes_share_the_work(tiny, pictures, tmp_path, apart):
+def test_two_processes_share_the_work(tiny, pictures, tmp_path):
+    "On one disk, on disks of their own, with caches that hold different halves, with none."
     Path(pictures.samples[7].path).write_bytes(b"nothing")
-    script = tmp_path / "ranks.py"
+    script, out = tmp_path / "ranks.py", tmp_path / "c"
     script.write_text(RANKS)
-    (tmp_path / "c").mkdir()
+    out.mkdir()
     run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-           str(script), str(tmp_path / "set"), str(tmp_path / "c"), *["apart"] * apart]
+           str(script), str(tmp_path / "set"), str(out)]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(run, capture_output=True, text=True, timeout=120, env=env)
     assert done.returncode == 0, done.stderr[-2000:]
     expected = quick(tiny, pictures)
-    for r in range(2):
-        x, errors = torch.load(tmp_path / "c" / f"rank{r}.pt")
-        torch.testing.assert_close(x, expected, equal_nan=True)
-        assert errors == [pictures.samples[7].path]
+    for i in range(4):
+        for r in range(2):
+            x, errors = torch.load(out / f"{i}.{r}.pt")
+            torch.testing.assert_close(x, expected, equal_nan=True)
+            assert errors == [pictures.samples[7].path]
 
 
 # ---------------------------------------------------------------- neighbours
@@ -224,7 +227,7 @@ def test_knn_equals_brute_force(k):
     similarity, expected = unit(q) @ unit(x).T, torch.zeros(70, 7, dtype=torch.float64)
     for m in range(70):
         for n in sorted(range(400), key=lambda n: -similarity[m, n])[:k]:
-            expected[m, y[n]] += np.exp(similarity[m, n] / 0.07)
+            expected[m, y[n]] += np.exp(similarity[m, n].item() / 0.07)
     expected /= expected.sum(1, keepdim=True)
     found = knn_scores(x, y, q, k, num_classes=7).double()
     assert (found - expected).abs().max() < 1e-5
@@ -259,7 +262,7 @@ def test_top1_top5_and_per_class_against_sorting():
     assert np.allclose(found.per_class[:8], per_class) and np.isnan(found.per_class[8])
     assert np.isclose(found.value, np.mean(per_class)) and found.low < found.value < found.high
     assert metrics(np.zeros((4, 3)), np.array([0, 1, 2, 0])).top1 == 0.5  # ties: the first class
-    assert metrics(scores, y, "per_class") [4:] == found[4:]  # the bootstrap is seeded
+    assert metrics(scores, y, "per_class")[4:] == found[4:]  # the bootstrap is seeded
 
 
 def test_map_leaves_out_difficult_objects_and_empty_classes():
@@ -402,7 +405,8 @@ def test_roles_of_splits(tmp_path):
         open_parts(evaluate_config(tmp_path, kind="clip"))
 
 
-def test_clips_are_averages_of_frames(tiny, tmp_path):
+def test_clips_by_another_column_and_a_trained_probe(tmp_path, monkeypatch):
+    monkeypatch.setitem(PROBES, "mae", replace(PROBES["mae"], epochs=3, warmup=1))
     write_world(tmp_path / "train", 10, 2, "train", 8, 32, workers=0, progress=False)
     write_world(tmp_path / "val", 10, 2, "val", 8, 32, workers=0, progress=False)
     config = evaluate_config(tmp_path, data=str(tmp_path / "train"), val_data=str(tmp_path / "val"))
@@ -418,10 +422,10 @@ def lay_out(home: Path) -> None:
     for part, world in (("trainval", "train"), ("test", "val")):
         lines = []
         for n in range(8):
-            name = f"{'Abyssinian' if n % 2 else 'beagle'}_{n + 1}"
+            name = f"{'Abyssinian' if n % 2 else 'beagle'}_{len(world) * 10 + n}"
             lines.append(f"{name} {n % 2 + 1} 1 1")
-            save(home / f"oxford-iiit-pet/images/{part}{name}.jpg", n, (n % 2,), world)
-        text = "\n".join(part + line for line in lines) + "\n"
+            save(home / f"oxford-iiit-pet/images/{name}.jpg", n, (n % 2,), world)
+        text = "\n".join(lines) + "\n"
         path = home / f"oxford-iiit-pet/annotations/{part}.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)

@@ -6,8 +6,9 @@
 __all__ = ['LADDER', 'PROBES', 'wilson', 'average_precision', 'Metrics', 'metrics', 'hold_out', 'linear_scores', 'Probed',
            'evaluate_linear', 'evaluate_knn', 'ProbeRecipe', 'Fitted', 'fit_recipe', 'probe_head', 'train_linear']
 
-# %% ../nbs/18_evaluate.ipynb #6662bd98
+# %% ../nbs/18_evaluate.ipynb #6c56e6b3
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -142,11 +143,17 @@ def hold_out(
 # %% ../nbs/18_evaluate.ipynb #648a012f
 def _path(x: np.ndarray, y: np.ndarray, penalties: Sequence[float]) -> Iterator[Any]:
     "Logistic regressions on standardised x, from the first strength to the last."
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    solver = LogisticRegression(max_iter=1000, warm_start=True)
+    solver = LogisticRegression(max_iter=3000, tol=1e-5, warm_start=True)
     for penalty in penalties:
-        yield solver.set_params(C=1 / (penalty * len(x))).fit(x, y)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            solver.set_params(C=1 / (penalty * len(x))).fit(x, y)
+        if solver.n_iter_.max() >= solver.max_iter:
+            warnings.warn(f"L2 {penalty:.1e}: stopped after {solver.max_iter} iterations of L-BFGS")
+        yield solver
 
 
 def _columns(solver: Any, test: np.ndarray, classes: int) -> np.ndarray:
@@ -169,8 +176,10 @@ def linear_scores(
     "Exact linear classifiers (L-BFGS); of several labels one against the rest, class by class."
     from sklearn.preprocessing import StandardScaler
 
-    scale = StandardScaler().fit(x.numpy())
-    x_, test_ = scale.transform(x.numpy()), scale.transform(test.numpy())
+    kind = np.float64 if x.numel() <= 2**28 else np.float32  # of large sets half the memory
+    x_, test_ = x.numpy().astype(kind), test.numpy().astype(kind)
+    scale = StandardScaler(copy=False).fit(x_)
+    x_, test_ = scale.transform(x_), scale.transform(test_)
     if targets.ndim == 1:
         if len(targets.unique()) < 2:
             raise DataError("a classifier needs samples of at least two classes to learn from")

@@ -307,6 +307,7 @@ class Job:
         "The curves, what could not be read, and where the time went."
         if rank() == 0:
             draw_losses(self.run)
+            self.report.write(self.run / "skipped.jsonl")
         if self.report.files:
             say(self.report.summary() + f"; see {self.run / 'skipped.jsonl'}")
         if rank() == 0 and self.saved > self.start:
@@ -344,8 +345,8 @@ def _run(config: Any, prepare: Callable, device: torch.device, stop: Stop) -> in
         if ended.code == FAILED:
             together(lambda: _fail(ended.error))
         elif ended.code == 0:
-            job.summary()
             job.finish(ended.step)
+            job.summary()
             say(f"done: {ended.step} steps in {job.run}")
     except Stopped as stopped:
         return _stopped(config, stopped.number)

@@ -53,9 +53,9 @@ def shard(
     warnings.filterwarnings(
         "ignore", message="FSDP2-wrapped module .* returned a view"
     )  # unflatten
-    for entrance in ("represent", "reconstruct", "forward_features"):
-        if hasattr(model, entrance):
-            register_fsdp_forward_method(model, entrance)
+    entrances = ("represent", "reconstruct", "forward_features")  # beside `forward`
+    for entrance in entrances if isinstance(model, ViCMAE) else ():
+        register_fsdp_forward_method(model, entrance)
 
 
 def _blocks(model: nn.Module) -> list[nn.Module]:

@@ -364,7 +364,8 @@ def _resume(path: Path, settings: dict, say: Callable[[str], None]) -> dict:  # 
     changed = [k for k in settings if then.get(k) != settings[k]]
     if not changed:
         return results
-    aside = path.with_name(f"{path.stem}.before{path.suffix}")
+    number = 1 + len(list(path.parent.glob(f"{path.stem}.before*{path.suffix}")))
+    aside = path.with_name(f"{path.stem}.before{number}{path.suffix}")
     path.replace(aside)
     say(
         f"{path} has results with another {', '.join(changed)}: they are now in {aside}, begin anew"
@@ -410,7 +411,7 @@ def transfer(config: TransferConfig) -> dict:  # name to result, see `probe`
 
 def _transfer(config: TransferConfig, model: "ViCMAE") -> dict:
     "The suite, with the model at hand."
-    from vicmae.distributed import collect, rank, together
+    from vicmae.distributed import StoppedElsewhere, collect, rank, together
     from vicmae.run import say
 
     settings, path, skipped = _settings(config, model), Path(config.out), []
@@ -425,10 +426,10 @@ def _transfer(config: TransferConfig, model: "ViCMAE") -> dict:
             one = EvaluateConfig(data=f"{name}:{config.data}")
             parts, test = together(lambda: open_parts(one))
             results[name] = probe(config, model, parts, test)
-        except DataError as error:
+        except (DataError, StoppedElsewhere) as error:
             skipped.append(name)
             kind = "not there" if isinstance(error, DatasetMissing) else "left out"
-            say(f"{SUITE[name]}: {kind}: {error}")
+            say(f"{SUITE[name]}: {kind}: {next(filter(None, collect(str(error))))}")
             continue
         if rank() == 0:
             _write(path, {"settings": settings, "results": results})
