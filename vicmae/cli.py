@@ -113,7 +113,8 @@ def predict(args: list[str]) -> int:
         """
         from vicmae.predict import print_predictions
 
-        return print_predictions(checkpoint, files, top=top, clips=clips, crops=crops, device=device)
+        asked = {"top": top, "clips": clips, "crops": crops, "device": device}
+        return print_predictions(checkpoint, files, **asked)
 
     return _parse(ask, "predict", args)
 

@@ -6,7 +6,7 @@
 __all__ = ['take', 'few', 'open_sets', 'build_classifier', 'build_batches', 'finetune_task', 'make_optimizer', 'update_average',
            'averaged', 'test_model', 'FinetuneJob', 'prepare_finetuning', 'finetune']
 
-# %% ../nbs/19d_finetune.ipynb #cb27d279
+# %% ../nbs/19d_finetune.ipynb #4ef253b2
 import contextlib
 import json
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .augment import augment_policy, mix, soft_targets, target_loss
 from .batches import LabelledBatches, TestViews

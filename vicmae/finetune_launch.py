@@ -5,9 +5,8 @@
 # %% auto #0
 __all__ = ['sample_bytes', 'describe_finetuning', 'finetune_dry_run']
 
-# %% ../nbs/24b_finetune_launch.ipynb #8687008b
+# %% ../nbs/24b_finetune_launch.ipynb #7ff15961
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -65,14 +64,15 @@ def describe_finetuning(
         "model": f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters "
         f"({trained / 1e6:.1f} M trained) from {config.init or 'nothing'}, "
         f"{'bf16' if bf16 else 'fp32'} on {device}",
-        "data": f"{len(train):,} samples of {len(train.classes)} classes in {config.data}, {frames}",
+        "data": f"{len(train):,} samples of {len(train.classes)} classes in {config.data}, "
+        f"{frames}",
         "test": f"{len(test):,} samples, {config.test_clips} x {config.test_crops} view(s) each",
         "batch": f"{plan.batch_size:,} samples; {micro:g} on each of {processes} process(es)"
         + several,
         "epoch": f"{plan.steps_per_epoch:,} steps",
         "run": f"{steps:,} steps, {steps / plan.steps_per_epoch:.4g} epochs",
-        "rate": f"{peak:.3g} at its peak for the head, after {round(config.warmup * steps):,} steps "
-        f"of warm-up; x {config.layer_decay:g} for each layer below",
+        "rate": f"{peak:.3g} at its peak for the head, after {round(config.warmup * steps):,} "
+        f"steps of warm-up; x {config.layer_decay:g} for each layer below",
         "saving": f"every {config.checkpoint_every:,} steps, {config.keep} kept in {config.out}",
         "memory": f"about {human_size(sum(memory.values()))} a process: "
         + ", ".join(f"{name} {human_size(n)}" for name, n in memory.items() if n),

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['open_run', 'same_batches', 'total_steps', 'Job', 'run_job', 'explain']
 
-# %% ../nbs/16b_job.ipynb #c413447a
+# %% ../nbs/16b_job.ipynb #7b8d1904
 import contextlib
 import json
 import os
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .checkpoints import checkpoints_of
 from .dataset import make_loader

@@ -119,8 +119,8 @@ def find_faults(config: PretrainConfig, found: Layout) -> list[str]:
         "batches are made by the training process itself: raise --num-workers": (
             config.num_workers == 0 and planned_device(config)[0] == "cuda"
         ),
-        f"a process would need {human_size(found.memory['total'])}, which is more than is here: raise "
-        "--accum-iter, or try --activation-checkpointing": (
+        f"a process would need {human_size(found.memory['total'])}, which is more than is here: "
+        "raise --accum-iter, or try --activation-checkpointing": (
             found.memory["total"] > _memory_here(planned_device(config)[0])
         ),
         f"{config.out} holds a run: add --resume to go on with it, or choose another --out": (
@@ -166,7 +166,7 @@ def describe_layout(config: PretrainConfig, found: Layout) -> str:
         f"{found.kept} kept, {human_size(found.kept * found.checkpoint)} in {config.out}",
         "loading": f"{found.loaders} process(es), {config.num_workers} for each that trains",
         "memory": f"about {human_size(memory['total'])} a process: "
-        + ", ".join(f"{name} {human_size(n)}" for name, n in memory.items() if n and name != "total"),
+        + ", ".join(f"{k} {human_size(n)}" for k, n in memory.items() if n and k != "total"),
     }
     text = [f"{name:8s} {line}" for name, line in lines.items()]
     return "\n".join(
