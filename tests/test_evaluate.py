@@ -49,7 +49,8 @@ def folder_set(root: Path, each: int = 3, classes: int = 3, splits=("train", "va
     for s, split in enumerate(splits):
         for o in range(classes):
             for i in range(each):
-                save(root / split / OBJECTS[o] / f"{i}.png", 100 * s + 10 * i + o, (o,), "train" if split == "train" else "val")
+                path, number = root / split / OBJECTS[o] / f"{i}.png", 100 * s + 10 * i + o
+                save(path, number, (o,), "train" if split == "train" else "val")
     return root
 
 

@@ -276,6 +276,9 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(_complain(f"unknown command {args[0]!r}: choose one of {', '.join(COMMANDS)}"))
     try:
         sys.exit(globals()[args[0]](args[1:]))
+    except BrokenPipeError:  # whoever reads has had enough, as in `vicmae ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
     except (ValueError, OSError, FloatingPointError) as e:
         if os.environ.get("VICMAE_TRACEBACK"):
             raise

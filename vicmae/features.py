@@ -299,11 +299,11 @@ def _compute(
             frames = extract_features(model, batch["views"], **options)
             if not frames.isfinite().all():
                 raise DataError(
-                    f"{views.data.name} gets features that are not finite: the weights are damaged, "
-                    "use an earlier checkpoint"
+                    f"{views.data.name} gets features that are not finite: the weights are "
+                    "damaged, use an earlier checkpoint"
                 )
-            yield torch.stack([f.mean(0) for f in frames.split(batch["counts"])])
             bar.update(len(batch["counts"]))
+            yield torch.stack([f.mean(0) for f in frames.split(batch["counts"])])
 
 # %% ../nbs/13_features.ipynb #c0a0c2b3
 def features_of(

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['take', 'few', 'open_sets', 'build_classifier', 'build_batches', 'finetune_task', 'make_optimizer', 'update_average',
-           'averaged', 'test_model', 'FinetuneJob', 'prepare_finetuning', 'finetune']
+           'averaged', 'test_model', 'FinetuneJob', 'same_classes', 'prepare_finetuning', 'finetune']
 
-# %% ../nbs/19d_finetune.ipynb #4ef253b2
+# %% ../nbs/19d_finetune.ipynb #eb96e044
 import contextlib
 import json
 from collections.abc import Callable, Iterator
@@ -23,15 +23,15 @@ from .augment import augment_policy, mix, soft_targets, target_loss
 from .batches import LabelledBatches, TestViews
 from .checkpoints import load_model, save_model, whole_tensors
 from .classifier import Classifier, classify_views, from_pretrained, layer_groups
-from .distributed import collect, rank, together, world_size
+from .distributed import agree, collect, mean_over_ranks, rank, together, world_size
 from .evaluate import Metrics, metrics
 from .files import DataError
-from .finetune_recipes import FINETUNE_METHOD, FinetuneConfig
+from .finetune_recipes import FIXED, FinetuneConfig, check_finetune
 from .job import Job, open_run, run_job
-from .labelled import Labelled, open_labelled
+from .labelled import Labelled, open_labelled, splits_of
 from .model import MODELS
 from .parallel import Parallel
-from .run import newest_checkpoint, say, write_text
+from .run import Stopped, newest_checkpoint, say, write_text
 from .task import fill_cache, frame_cache
 from .train import Task, autocast_for
 from .views import normalize
@@ -65,10 +65,28 @@ def few(
 def open_sets(config: FinetuneConfig) -> tuple[Labelled, Labelled]:
     "What to train on and what to test on, with the same classes; DataError with one sentence."
     train = open_labelled(config.data, config.split, label=config.label)
-    source = config.val_data or config.data
-    test = open_labelled(source, config.val_split, train.classes, config.label)
+    test = _open_test(config, train.classes)
     train, test = (_of_kind(data, config.kind) for data in (train, test))
+    for data in (train, test) if config.num_frames > 1 else ():
+        still = next((s.path for s in data.samples if s.kind == "picture"), None)
+        if still:
+            raise DataError(
+                f"{still} is a picture, and num_frames={config.num_frames} asks for clips: give "
+                "--kind clip, or --num-frames 1"
+            )
     return few(train, config.limit), test
+
+
+def _open_test(config: FinetuneConfig, classes: tuple[str, ...]) -> Labelled:
+    "The test set; if --val-data has one split only, that."
+    split = config.val_split
+    if config.val_data and len(known := splits_of(config.val_data)) == 1:
+        split = known[0]
+    try:
+        return open_labelled(config.val_data or config.data, split, classes, config.label)
+    except DataError as e:
+        where = "--val-data" if config.val_data else "the split --val-split of --data, or --val-data"
+        raise DataError(f"{e} (to test on, which is {where})") from None
 
 
 def _of_kind(data: Labelled, kind: str) -> Labelled:
@@ -101,7 +119,6 @@ def build_batches(config: FinetuneConfig, data: Labelled) -> LabelledBatches:
     policy = augment_policy(
         "crop",
         "clip" if config.num_frames > 1 else "picture",
-        data.directed,
         scale=(config.min_scale, 1.0),
         flip=config.flip,
         rand_augment=config.rand_augment,
@@ -201,11 +218,17 @@ def test_model(
     autocast: Callable = contextlib.nullcontext,
     num_workers: int = 0,
     chunk: int = 8,  # views in one forward pass
+    stop: Callable[[], int] = lambda: 0,  # asked between batches: 0, or a signal's number
 ) -> tuple[Metrics, list[dict]]:  # on all ranks; what could not be read
-    "Score a test set; all ranks call it, and all get the answer."
+    "Score a test set; all ranks call it, and all get the answer, or all raise Stopped."
+    from tqdm import tqdm
+
     data, errors, rows = views.data, list(views.errors), []
     several, full = data.targets.ndim > 1, views.batch_size if world_size() > 1 else 0
-    for batch in views.loader(num_workers):
+    loader, quiet = views.loader(num_workers), rank() > 0 or len(views) < 4
+    for batch in tqdm(loader, "testing", len(views), leave=False, mininterval=2, disable=quiet):
+        if number := agree(stop()):
+            raise Stopped(number)
         errors += batch["errors"]
         count, shown = len(batch["sample"]), batch["views"]
         if count < full:  # ranks that share weights must make equally many passes
@@ -229,6 +252,10 @@ class FinetuneJob(Job):
         self.test_set, self.test_cache = test_set, None
         self.several = test_set.metric == "map"  # labels of a sample
         self.settings["multi_label"] = self.several  # for whoever asks the model later
+        self.settings["classes"] = list(self.model.classes)
+        if self.start < self.steps:  # results of a run that was shorter
+            for name in ("classifier.safetensors", "test.json") if rank() == 0 else ():
+                (self.run / name).unlink(missing_ok=True)
 
     def task(self) -> Task:
         "The loss of labelled rows."
@@ -243,8 +270,24 @@ class FinetuneJob(Job):
         average = partial(update_average, self.optimizer, self.config.ema)
         return [
             (1 if self.config.ema else 0, average),
-            (self.config.eval_every, self.evaluate),
+            (self.config.eval_every, self.quick_test),
         ]
+
+    def quick_test(self, step: int) -> None:
+        "A test during training; a signal ends it, and then the training."
+        with contextlib.suppress(Stopped):
+            self.evaluate(step)
+
+    def share_statistics(self) -> None:
+        "Running statistics of a BatchNorm before the head: the mean over ranks."
+        for buffer in self.model.buffers():
+            if buffer.is_floating_point() and world_size() > 1:
+                buffer.copy_(mean_over_ranks(buffer.clone()))
+
+    def save(self, step: int) -> None:
+        "A checkpoint, the same whichever rank writes it."
+        self.share_statistics()
+        super().save(step)
 
     def evaluate(self, step: int, clips: int = 1, crops: int = 1) -> Metrics:
         "Accuracy on the test set, to evals.jsonl and the trackers; one view unless asked for more."
@@ -267,8 +310,10 @@ class FinetuneJob(Job):
             time_limit=config.time_limit,
         )
         autocast = autocast_for(self.device, config.precision)
+        self.share_statistics()
         with averaged(self.optimizer):
-            found, errors = test_model(self.model, views, autocast, config.num_workers, rows)
+            loaders = config.num_workers
+            found, errors = test_model(self.model, views, autocast, loaders, rows, self.stop)
         if rank() == 0:
             self.report.add(errors)
         tops = {name: value for name in ("top1", "top5") if (value := getattr(found, name)) >= 0}
@@ -290,8 +335,8 @@ class FinetuneJob(Job):
         views, n = config.test_clips * config.test_crops, found.n
         say(
             f"on {n} test samples, {views} view(s) each: {self.test_set.metric} "
-            f"{found.value:.1%} (95 %: {found.low:.1%} to {found.high:.1%}), "
-            f"chance {1 / len(self.model.classes):.1%}"
+            f"{found.value:.1%} (95 %: {found.low:.1%} to {found.high:.1%})"
+            + ("" if self.several else f", chance {1 / len(self.model.classes):.1%}")
         )
 
     def result(self, found: Metrics) -> dict:
@@ -307,11 +352,27 @@ class FinetuneJob(Job):
             "per_class": {name: number(value) for name, value in named},
         }
 
+# %% ../nbs/19d_finetune.ipynb #71607686
+def same_classes(config: FinetuneConfig, classes: tuple[str, ...]) -> None:
+    "Refuse to go on with other classes than the run has learned; ValueError."
+    file = Path(config.out, "config.json")
+    then = json.loads(file.read_text()).get("classes") if file.exists() else None
+    if then and then != list(classes):
+        gone, new = (", ".join(sorted(set(a) - set(b))[:5]) for a, b in
+                     ((then, classes), (classes, then)))
+        what = f"gone: {gone or 'none'}; new: {new or 'none'}" if gone or new else "another order"
+        raise ValueError(
+            f"{config.out} has learned {len(then)} classes, and the data now has {len(classes)} "
+            f"({what}): give the data that it began with, or choose another --out"
+        )
+
 # %% ../nbs/19d_finetune.ipynb #f7f6e062
 def prepare_finetuning(config_: FinetuneConfig, device: torch.device) -> FinetuneJob:
     "Claim the folder, build the parts, and say what will be done."
-    config = together(lambda: open_run(config_, FINETUNE_METHOD))
+    together(lambda: check_finetune(config_))
+    config = together(lambda: open_run(config_, FIXED))
     train_set, test_set = together(lambda: open_sets(config))
+    together(lambda: same_classes(config, train_set.classes))
     model = together(lambda: build_classifier(config, train_set.classes).to(device))
     for labelled in (train_set, test_set):
         if labelled.images is None:

@@ -5,16 +5,17 @@
 # %% auto #0
 __all__ = ['sample_bytes', 'describe_finetuning', 'finetune_dry_run']
 
-# %% ../nbs/24b_finetune_launch.ipynb #7ff15961
+# %% ../nbs/24b_finetune_launch.ipynb #dd95833c
 import os
 from pathlib import Path
 
 import torch
 
+from .checkpoints import checkpoints_of
 from .classifier import Classifier
 from .dataset import BatchPlan
 from .finetune import build_classifier, open_sets
-from .finetune_recipes import FinetuneConfig
+from .finetune_recipes import FinetuneConfig, check_finetune
 from .job import total_steps
 from .launch import human_size
 from .memory import block_bytes, planned_device
@@ -48,6 +49,7 @@ def describe_finetuning(
     processes: int = 1,  # W
 ) -> str:
     "What a fine-tuning would do, one line a subject; no media file is opened."
+    check_finetune(config)
     train, test = open_sets(config)
     plan = BatchPlan(
         [1] * len(train), config.batch_size, config.seed, None, config.repeats, processes
@@ -78,6 +80,8 @@ def describe_finetuning(
         + ", ".join(f"{name} {human_size(n)}" for name, n in memory.items() if n),
     }
     notes = [*plan.notes, *train.notes, *test.notes]
+    if checkpoints_of(config.out) and not config.resume:
+        notes.append(f"{config.out} holds a run: add --resume to go on, or choose another --out")
     text = [f"{name:8s} {line}" for name, line in lines.items()]
     return "\n".join([*text, *(f"note: {n}" for n in notes)])
 

@@ -123,6 +123,7 @@ class Job:
     "A run in progress: its parts, and what is done every so many steps."
 
     unit = "samples"  # what a batch holds
+    stop: Callable[[], int] = staticmethod(lambda: 0)  # the number of a signal that asked to stop
     exact = False  # gradients of the whole batch by two passes, see train_step
 
     def __init__(
@@ -136,6 +137,10 @@ class Job:
         self.config, self.model, self.data, self.device = config, model, data, device
         self.run, self.steps = Path(config.out), total_steps(config, data.plan)
         self.peak = scaled_lr(config.blr, data.plan.batch_size)
+        if saved and saved.step > self.steps:
+            raise ValueError(
+                f"{config.out} has done {saved.step} steps, more than the {self.steps} of this run"
+            )
         if saved:
             saved.restore_model(model)
         self.ready = parallelize(
@@ -337,7 +342,7 @@ def _run(config: Any, prepare: Callable, device: torch.device, stop: Stop) -> in
     try:
         stop.at_once = True
         job = prepare(config, device)
-        stop.at_once = False
+        stop.at_once, job.stop = False, stop
         together(job.begin)
         ended = job.train(stop)
         if ended.step > job.start:
@@ -349,7 +354,11 @@ def _run(config: Any, prepare: Callable, device: torch.device, stop: Stop) -> in
             job.summary()
             say(f"done: {ended.step} steps in {job.run}")
     except Stopped as stopped:
-        return _stopped(config, stopped.number)
+        return _stopped(config, stopped.number, job)
+    except KeyboardInterrupt:  # a second Ctrl-C
+        if job is not None:
+            write_status(job.run, "stopped", job.saved, job.steps, "signal 2", anyone=True)
+        raise
     except Exception as e:
         error = explain(e)
         if job is not None:
@@ -360,12 +369,13 @@ def _run(config: Any, prepare: Callable, device: torch.device, stop: Stop) -> in
     return job.ended(ended)
 
 
-def _stopped(config: Any, number: int) -> int:
-    "A signal before the first step: nothing has changed but the state."
+def _stopped(config: Any, number: int, job: Job | None) -> int:
+    "A signal before the first step or after the last: nothing has changed but the state."
     before, state = read_status(Path(config.out)), {2: "stopped"}.get(number, "preempted")
     step, steps = before.get("step", 0), before.get("steps", config.steps or 0)
     write_status(Path(config.out), state, step, steps, f"signal {number}", anyone=True)
-    say(f"{state} before the first step; start again with --resume")
+    say(f"{state} {'after the last step' if job else 'before the first step'}; "
+        "start again with --resume")
     return 128 + number
 
 

@@ -26,7 +26,7 @@ def load_classifier(
     source: str | Path,  # a run folder of vicmae finetune, or a .safetensors file
     device: str | torch.device = "cpu",
 ) -> Classifier:  # in eval mode
-    "A fine-tuned model; CheckpointError with one sentence if there is none."
+    "A fine-tuned model, of a run in progress its newest weights; CheckpointError if there is none."
     return rebuild(_file_of(source), Classifier, device)
 
 
@@ -57,6 +57,10 @@ def predict(
     batch_size: int = 8,  # files at a time
 ) -> Iterator[Prediction]:
     "The most likely classes of files, in their order."
+    if top < 1 or clips < 0 or crops not in (0, 1, 3):
+        raise ValueError(
+            f"top={top}, clips={clips}, crops={crops}: top is 1 or more, crops 0, 1 or 3"
+        )
     where = pick_device(device)
     model, settings = load_classifier(source, where), settings_of(source)
     data = _unlabelled(files, model)
@@ -65,7 +69,7 @@ def predict(
         model.config["img_size"],
         model.num_frames,
         settings.get("sampling_rate", 4),
-        clips or (settings.get("test_clips", 1) if model.num_frames > 1 else 8),
+        clips or (settings.get("test_clips", 1) if model.num_frames > 1 else _frames(data)),
         crops or settings.get("test_crops", 1),
         batch_size=batch_size,
     )
@@ -84,7 +88,10 @@ def predict(
 
 def _unlabelled(files: Sequence[str | Path], model: Classifier) -> Labelled:
     "Files as a data set without labels."
-    samples = tuple(find_samples([str(f) for f in files]))
+    if not files:
+        raise DataError("no file is named: give pictures, clips, or folders of them")
+    found = {s.path: s for f in files for s in find_samples(str(f))}  # each once
+    samples = tuple(found.values())
     still = [s.path for s in samples if s.kind == "picture"]
     if still and model.num_frames > 1:
         raise DataError(
@@ -92,6 +99,11 @@ def _unlabelled(files: Sequence[str | Path], model: Classifier) -> Labelled:
             "give clips, or a model that was fine-tuned on pictures"
         )
     return Labelled("files", "given", samples, tuple(model.classes), np.full(len(samples), -1))
+
+
+def _frames(data: Labelled) -> int:
+    "How often a model of pictures looks: at eight frames of a clip, at a picture once."
+    return 8 if any(s.kind == "clip" for s in data.samples) else 1
 
 
 def settings_of(source: str | Path) -> dict:

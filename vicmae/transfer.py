@@ -179,6 +179,7 @@ def probe(
 ) -> dict:  # the result, as it is stored
     "Evaluate a frozen backbone on one data set; all ranks call it."
     from vicmae.distributed import collect, rank, together
+    from vicmae.evaluate import LADDER
 
     start, errors = time.perf_counter(), []
     sets = [_features(config, model, data, errors) for data in (*parts, test)]
@@ -194,7 +195,9 @@ def probe(
         "test": found.metrics.n,
         "penalty": _plain(found.penalty),
         "unreadable": [f"{e['path']}: {e['reason']}" for e in errors],
-        "notes": [note for data in (*parts, test) for note in data.notes],
+        "notes": [note for data in (*parts, test) for note in data.notes]
+        + ["the L2 that won is at an end of the ladder: there may be a better one beyond"]
+        * (found.penalty in (LADDER[0], LADDER[-1])),
         "seconds": round(time.perf_counter() - start, 1),
         "per_class": {name: _plain(value) for name, value in named},
     }
@@ -259,7 +262,7 @@ def describe_result(config: ProbeConfig, result: dict) -> str:
 
 # %% ../nbs/18a_transfer.ipynb #686fc4b8
 def _on_ranks(config: ProbeConfig, act: Callable[["ViCMAE"], Any]) -> Any:
-    "Load the model and do something with it, with the other processes of torchrun if there are any."
+    "Load the model and do something with it, together with the other processes of torchrun."
     from vicmae.distributed import cleanup, setup, together
     from vicmae.train import pick_device
 
@@ -443,7 +446,5 @@ def _transfer(config: TransferConfig, model: "ViCMAE") -> dict:
         )
     say("\n".join(["", _how(config), results_table(results), "", reference_table()]))
     if skipped:
-        say(
-            f"\nskipped: {', '.join(SUITE[name] for name in skipped)}; call again once they are there"
-        )
+        say(f"\nskipped: {', '.join(SUITE[name] for name in skipped)}; get them and call again")
     return results
