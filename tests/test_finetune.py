@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,15 +16,17 @@ import numpy as np
 import pytest
 import torch
 
+from vicmae.batches import TestViews
 from vicmae.checkpoints import load_model, read_tensors, save_model
 from vicmae.cli import main
 from vicmae.finetune import few as fewest
-from vicmae.finetune import open_sets
+from vicmae.finetune import open_sets, test_model
 from vicmae.finetune_recipes import get_finetune_recipe
 from vicmae.predict import load_classifier, predict
 from vicmae.run import read_metrics, read_status
 from vicmae.world import OBJECTS, write_world
 
+test_model.__test__ = False  # no test, whatever pytest makes of the name
 ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
 KILL = "import os, signal, vicmae.job as m; f = m.Job.log\n" \
        "def log(self, show, row):\n" \
@@ -216,6 +219,68 @@ def test_refusals(world, whole, tmp_path, here):
     assert "mixup was 0.8, now 0.5" in sentence(done)
 
 
+def test_other_classes_are_not_learned_on(world, tmp_path, here):
+    "Renamed folders: as many classes as before, and the head's rows mean others."
+    data, run = tmp_path / "data", tmp_path / "run"
+    for split in ("train", "val"):
+        for name in OBJECTS[:3]:
+            shutil.copytree(world / split / "pictures" / name, data / split / name)
+    learn = ("finetune", "--data", data, "--out", run, "--batch-size", 4, "--no-tensorboard")
+    assert here(*learn, "--steps", 2).returncode == 0
+    for split in ("train", "val"):
+        (data / split / OBJECTS[0]).rename(data / split / "zebra")
+    said = sentence(here(*learn, "--steps", 4, "--resume"))
+    assert f"gone: {OBJECTS[0]}; new: zebra" in said
+
+
+def test_a_finished_run_can_be_tested_again_and_gone_on_with(world, tmp_path, here):
+    run = tmp_path / "run"
+    assert here(*options(world, run, "--steps", 2)).returncode == 0
+    assert here(*options(world, run, "--steps", 2, "--resume", "--test-clips", 7)).returncode == 0
+    assert json.loads((run / "test.json").read_text())["views"] == [7, 1]
+    said = sentence(here(*options(world, run, "--steps", 1, "--resume")))
+    assert "has done 2 steps, more than the 1" in said
+    kill = KILL.format(step=4, where="run", number=15).replace("not self.start", "1")
+    done = command(*options(world, run, "--steps", 6, "--resume"), kill=kill)
+    assert done.returncode == 128 + signal.SIGTERM
+    assert not (run / "test.json").exists()  # it was that of a shorter run
+    assert load_classifier(run).classes
+
+
+def test_a_signal_ends_a_test(world, tmp_path):
+    run = tmp_path / "run"
+    kill = "import os, vicmae.finetune as m; f = m.classify_views\n" \
+           "def g(*a): os.kill(os.getpid(), 15); return f(*a)\n" \
+           "m.classify_views = g\n" \
+           "from vicmae.cli import main; main()"
+    late = ("--steps", 4, "--batch-size", 8, "--test-clips", 7)
+    done = command(*options(world, run, *late), kill=kill)
+    assert done.returncode == 143 and "preempted after the last step" in done.stdout
+    assert read_status(run)["state"] == "preempted" and not (run / "test.json").exists()
+    early = tmp_path / "early"
+    done = command(*options(world, early, *late, "--eval-every", 2), kill=kill)
+    assert done.returncode == 143 and read_status(early)["step"] == 2  # saved where it stood
+    done = command(*options(world, run, *late, "--resume"))
+    assert done.returncode == 0 and json.loads((run / "test.json").read_text())["n"] == 14
+
+
+def test_statistics_of_a_probe_are_one_on_two_ranks(world, tmp_path):
+    "The test is that of the model which is saved, whichever rank has done it."
+    run = tmp_path / "run"
+    done = command("finetune", "--recipe", "linear_mae", "--init", "tiny", "--img-size", 32,
+                   "--data", world / "train", "--val-data", world / "val", "--kind", "clip",
+                   "--batch-size", 4, "--steps", 6, "--blr", 30, "--out", run, "--num-workers", 0,
+                   "--no-tensorboard", "--precision", "fp32", "--limit", 30, ranks=2)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((run / "test.json").read_text())
+    _, test = open_sets(replace(get_finetune_recipe("finetune_tiny_objects"), kind="clip",
+                                data=str(world / "train"), val_data=str(world / "val")))
+    again, _ = test_model(load_classifier(run), TestViews(test, 32))
+    assert again.top1 == pytest.approx(result["top1"], abs=1e-6)
+    assert np.nan_to_num(again.per_class) == pytest.approx(
+        [value or 0 for value in result["per_class"].values()], abs=1e-5)
+
+
 def test_predict_names_what_it_cannot_use(world, whole, tmp_path, here):
     clip = next((world / "val/clips").rglob("*.mp4"))
     bad = tmp_path / "cut.mp4"
@@ -223,6 +288,9 @@ def test_predict_names_what_it_cannot_use(world, whole, tmp_path, here):
     done = here("predict", whole, clip, bad)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert done.stdout.count("%") == 5 and str(bad) in done.stdout
+    twice = here("predict", whole, clip, clip.parent, "--top", 2)
+    assert twice.returncode == 0 and twice.stdout.count(str(clip)) == 1
+    assert "no file is named" in sentence(here("predict", whole))
     picture = next((world / "val/pictures").rglob("*.jpg"))
     assert "is a picture" in sentence(here("predict", whole, picture))
     assert "vicmae and not a classifier" in sentence(

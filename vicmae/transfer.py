@@ -6,9 +6,10 @@
 __all__ = ['MEASURES', 'SUITE', 'TABLE_2', 'ProbeConfig', 'EvaluateConfig', 'TransferConfig', 'open_parts', 'load_backbone',
            'probe', 'text_table', 'describe_result', 'evaluate', 'reference_table', 'results_table', 'transfer']
 
-# %% ../nbs/18a_transfer.ipynb #587ca86e
+# %% ../nbs/18a_transfer.ipynb #a149ac63
 import json
 import math
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from .files import DataError, DatasetMissing, write_atomic
-from .labelled import Labelled, open_labelled, splits_of
+from .labelled import Labelled, of_kind, open_labelled, splits_of
 
 if TYPE_CHECKING:
     import torch
@@ -77,20 +78,7 @@ class TransferConfig(ProbeConfig):
     crop_pct: float | None = 1.0  # the whole short side (SimCLR)
     out: str = "transfer.json"  # results, written after each data set; with them it goes on
 
-# %% ../nbs/18a_transfer.ipynb #dab09cc5
-def _of_kind(data: Labelled, kind: str) -> Labelled:
-    "The clips, or the pictures, of a mixed set."
-    keep = [i for i, sample in enumerate(data.samples) if kind in ("", sample.kind)]
-    if not keep:
-        raise DataError(f"{data.name} {data.split} holds no {kind}: leave out --kind")
-    samples = tuple(data.samples[i] for i in keep)
-    return (
-        data
-        if len(keep) == len(data)
-        else replace(data, samples=samples, targets=data.targets[keep])
-    )
-
-
+# %% ../nbs/18a_transfer.ipynb #a656e99f
 def open_parts(
     config: EvaluateConfig,
 ) -> tuple[list[Labelled], Labelled]:  # learn from these (choose L2 on the second), test on that
@@ -107,10 +95,10 @@ def open_parts(
     for split in learn:
         classes = parts[0].classes if parts else None
         parts.append(
-            _of_kind(open_labelled(config.data, split, classes, config.label), config.kind)
+            of_kind(open_labelled(config.data, split, classes, config.label), config.kind)
         )
     tests = open_labelled(config.val_data or config.data, test, parts[0].classes, config.label)
-    return parts, _of_kind(tests, config.kind)
+    return parts, of_kind(tests, config.kind)
 
 # %% ../nbs/18a_transfer.ipynb #4352e55e
 def load_backbone(
@@ -263,13 +251,15 @@ def describe_result(config: ProbeConfig, result: dict) -> str:
 # %% ../nbs/18a_transfer.ipynb #686fc4b8
 def _on_ranks(config: ProbeConfig, act: Callable[["ViCMAE"], Any]) -> Any:
     "Load the model and do something with it, together with the other processes of torchrun."
-    from vicmae.distributed import cleanup, setup, together
+    from vicmae.distributed import StoppedElsewhere, cleanup, setup, together
     from vicmae.train import pick_device
 
     device = pick_device(config.device)
     setup(device)
     try:
         return act(together(lambda: load_backbone(config, device)))
+    except StoppedElsewhere:  # another process says why
+        sys.exit(1)
     finally:
         cleanup()
 
