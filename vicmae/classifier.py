@@ -106,7 +106,7 @@ class Classifier(nn.Module):
         _initialize(self)
 
     def embed(self, views: Tensor) -> Tensor:
-        "Tokens [B, C + T/t * L, D] with their places; the C copies of [CLS] first."
+        "Tokens [B, n + T/t · L, D] with their places; the n copies of [CLS] first."
         weight = self.patch_embed["proj"].weight
         weight = weight if weight.dim() == 5 else weight[:, :, None]
         weight = weight.permute(0, 2, 3, 4, 1).flatten(1)
@@ -119,7 +119,7 @@ class Classifier(nn.Module):
         return torch.cat([cls.expand(len(x), -1, -1), x.flatten(1, 2)], dim=1)
 
     def forward_tokens(self, views: Tensor) -> Tensor:
-        "Encoder output [B, C + T/t * L, D]: C copies of [CLS], then patches, time step by step."
+        "Encoder output [B, n + T/t · L, D]: n copies of [CLS], then patches, time step by step."
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             x = self.embed(views)
             for block in self.blocks:

@@ -6,11 +6,10 @@
 __all__ = ['few', 'open_sets', 'build_classifier', 'build_batches', 'finetune_task', 'make_optimizer', 'update_average',
            'averaged', 'test_model', 'FinetuneJob', 'same_classes', 'prepare_finetuning', 'finetune']
 
-# %% ../nbs/19d_finetune.ipynb #7847dda8
+# %% ../nbs/19d_finetune.ipynb #b55c5c30
 import contextlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -75,7 +74,7 @@ def _open_test(config: FinetuneConfig, classes: tuple[str, ...]) -> Labelled:
     try:
         return open_labelled(config.val_data or config.data, split, classes, config.label)
     except DataError as e:
-        where = "--val-data" if config.val_data else "the split --val-split of --data, or --val-data"
+        where = "--val-data" if config.val_data else "--val-split of --data, or --val-data"
         raise DataError(f"{e} (to test on, which is {where})") from None
 
 # %% ../nbs/19d_finetune.ipynb #7c0c3d12

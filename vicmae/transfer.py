@@ -6,13 +6,13 @@
 __all__ = ['MEASURES', 'SUITE', 'TABLE_2', 'ProbeConfig', 'EvaluateConfig', 'TransferConfig', 'open_parts', 'load_backbone',
            'probe', 'text_table', 'describe_result', 'evaluate', 'reference_table', 'results_table', 'transfer']
 
-# %% ../nbs/18a_transfer.ipynb #a149ac63
+# %% ../nbs/18a_transfer.ipynb #65a6e85a
 import json
 import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -288,7 +288,7 @@ def _write(path: Path, content: dict) -> None:
     write_atomic(path, lambda file: file.write(text.encode()))
 
 # %% ../nbs/18a_transfer.ipynb #0f8376e0
-SUITE = {  # name in vicmae.labelled.DATASETS: title
+SUITE = {  # name in vicmae.formats.DATASETS: title
     "food101": "Food",
     "cifar10": "CIFAR-10",
     "cifar100": "CIFAR-100",
