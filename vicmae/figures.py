@@ -43,7 +43,7 @@ def _display(fig: "Figure") -> None:
     picture = Picture.open(drawn).convert("RGB")
     if any(np.ndim(im.get_array()) == 3 for ax in fig.axes for im in ax.images):
         kind = "jpeg"
-        picture.save(sent, kind, quality=85)
+        picture.save(sent, kind, quality=70, optimize=True, progressive=True)
     else:
         kind = "png"
         picture.quantize(256, dither=Picture.Dither.NONE).save(sent, kind, optimize=True)
