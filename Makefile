@@ -8,7 +8,7 @@ DEMO   ?= runs/demo
 JOBS   ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test notebooks readme hooks clean
+.PHONY: help env demo test docs notebooks readme hooks clean
 
 help:       ## say what there is to make
 	@sed -n 's/^\([a-z]*\): .*## /  make \1|/p' Makefile | awk -F'|' '{printf "%-18s%s\n", $$1, $$2}'
@@ -26,6 +26,7 @@ $(STAMP): settings.ini setup.py
 
 demo: $(STAMP) ## pretrain the debug recipe on data_samples/ and say where the results lie
 	$(VENV)/bin/vicmae pretrain --recipe debug --data data_samples --out $(DEMO) --resume
+	$(VENV)/bin/vicmae attend $(DEMO) data_samples/clips/star --out $(DEMO)
 	@echo
 	@echo "What the demo left (it learns nothing general: a few clips, a few minutes):"
 	@find $(DEMO) -type f \( -name '*.safetensors' -o -name '*.jsonl' -o -name '*.png' \) \
@@ -34,14 +35,19 @@ demo: $(STAMP) ## pretrain the debug recipe on data_samples/ and say where the r
 test: $(STAMP) ## run every check: notebooks, tests, ruff, wheel, sizes
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(JOBS) --maxschedchunk 1 --durations 12 tests
 
-notebooks: $(STAMP) ## clean the notebooks and export their modules
+docs: $(STAMP) ## build the site in _docs/: notebooks with their pictures, API, search
+	$(PY) docs/build.py
+
+notebooks: $(STAMP) ## clean the notebooks, put in badges, export their modules
 	$(VENV)/bin/nbdev_clean
+	$(PY) docs/badges.py
 	$(VENV)/bin/nbdev_export
 
 readme: $(STAMP) ## write README.md from nbs/index.ipynb
 	$(PY) -m nbconvert --log-level WARN --to markdown --TemplateExporter.exclude_output=True \
 	  --stdout nbs/index.ipynb > $(README).part
-	sed 's#](\.\./#](#g' $(README).part > $(README)
+	sed -e 's#](\.\./#](#g' -e 's#href="\.\./#href="#g' -e 's#src="\.\./#src="#g' \
+	  $(README).part > $(README)
 	rm $(README).part
 
 hooks: $(STAMP) ## let git merge notebooks cell by cell (once per clone)

@@ -10,6 +10,9 @@ parser.read(here / "settings.ini", encoding="utf-8")
 cfg = parser["DEFAULT"]
 readme = here / "README.md"
 
+extras = {name: cfg[f"{name}_requirements"].split() for name in ("explore", "docs", "dev")}
+extras["dev"] = sum(extras.values(), [])  # to work on it: everything
+
 setup(
     name=cfg["lib_name"],
     version=cfg["version"],
@@ -24,10 +27,10 @@ setup(
     keywords=cfg["keywords"].split(),
     classifiers=["Programming Language :: Python :: 3", "Intended Audience :: Science/Research"],
     packages=[cfg["lib_name"]],
-    package_data={cfg["lib_name"]: ["*.json", "*.safetensors"]},
+    package_data={cfg["lib_name"]: ["*.json", "*.safetensors", "samples/*"]},
     python_requires=">=" + cfg["min_python"],
     install_requires=cfg["requirements"].split(),
-    extras_require={"dev": cfg["dev_requirements"].split()},
+    extras_require=extras,
     entry_points={"console_scripts": cfg["console_scripts"].split()},
     zip_safe=False,
 )

@@ -6,7 +6,7 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # What takes longest, in this order; everything else keeps its place behind.
-LONGEST = ["test_wheel", "runs[17_pretrain", "runs[15_train", "runs[08_distributed",
+LONGEST = ["test_site", "test_wheel", "runs[17_pretrain", "runs[15_train", "runs[08_distributed",
            "runs[11_vicmae", "runs[13_features", "runs[07_autoencoder", "runs[01_world", "runs["]
 
 

@@ -59,6 +59,7 @@ def test_sdist_and_wheel_hold_what_they_should(dist: Path) -> None:
         sdist = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
     package = {f"vicmae/{path.name}" for pattern in ("*.py", "*.json", "*.safetensors")
                for path in (ROOT / "vicmae").glob(pattern)}
+    package |= {f"vicmae/samples/{path.name}" for path in (ROOT / "vicmae/samples").iterdir()}
     assert {"settings.ini", "setup.py", "README.md", "LICENSE", *package} <= sdist
     assert not [name for name in sdist if name.startswith(("nbs", "tests", "data_samples"))]
     with zipfile.ZipFile(next(dist.glob("*.whl"))) as archive:
@@ -80,3 +81,9 @@ def test_installed_wheel_pretrains(clean: Path, tmp_path: Path) -> None:
         assert list((tmp_path / "run").rglob(pattern)), f"the run left no {pattern}"
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == 2
+
+
+def test_installed_wheel_shows_what_a_model_has_learned(clean: Path, tmp_path: Path) -> None:
+    """Right after `pip install`: shipped weights, shipped samples, a picture for each."""
+    run(clean / "vicmae", "reconstruct", "tiny64", "--out", "pictures", cwd=tmp_path)
+    assert len(list((tmp_path / "pictures").glob("*.png"))) == 10

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SHIPPED', 'CheckpointError', 'save_tensors', 'read_tensors', 'load_strict', 'save_model', 'checkpoints_of',
-           'load_model', 'rebuild', 'optimizer_tensors', 'whole_tensors', 'restore_optimizer', 'config_of_weights',
-           'load_official', 'parity']
+           'sample_files', 'load_model', 'rebuild', 'optimizer_tensors', 'whole_tensors', 'restore_optimizer',
+           'config_of_weights', 'load_official', 'parity']
 
 # %% ../nbs/12_checkpoints.ipynb #29e6ff7f
 import argparse
@@ -137,11 +137,16 @@ def checkpoints_of(
     return sorted((p for p in found if re.fullmatch(r"step_\d+", p.stem)), reverse=True)
 
 
-SHIPPED = ("tiny",)  # models that come with the package
+SHIPPED = ("tiny", "tiny64")  # models that come with the package
+
+
+def sample_files() -> list[Path]:
+    "Clips and pictures that come with the package, made by `vicmae world`; no model has seen them."
+    return sorted(Path(__file__).with_name("samples").iterdir())
 
 
 def load_model(
-    source: str | Path,  # "tiny", a run folder, our .safetensors, or the authors' .pth
+    source: str | Path,  # "tiny", "tiny64", a run folder, our .safetensors, or the authors' .pth
     device: str | torch.device = "cpu",
     **heads,  # num_heads, decoder_num_heads: for .pth files of unusual width
 ) -> ViCMAE:  # in eval mode

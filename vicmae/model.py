@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MODELS', 'combined_loss', 'ViCMAEOutput', 'Represented', 'ViCMAE', 'separate_ids', 'vicmae_vit_small_patch16',
            'vicmae_vit_base_patch16', 'vicmae_vit_large_patch16', 'vicmae_vit_huge_patch14', 'vicmae_vit_debug',
-           'vicmae_vit_tiny_patch8']
+           'vicmae_vit_tiny_patch8', 'vicmae_vit_tiny64_patch8']
 
 # %% ../nbs/11_vicmae.ipynb #d76a2489
 from collections.abc import Callable
@@ -195,11 +195,29 @@ def vicmae_vit_tiny_patch8(**kwargs) -> ViCMAE:
     return ViCMAE(**dict(tiny, **kwargs))
 
 
+def vicmae_vit_tiny64_patch8(**kwargs) -> ViCMAE:
+    "A model to look at: 64x64 pixels, an 8 x 8 grid of patches, four blocks of four heads."
+    tiny = dict(
+        img_size=64,
+        patch_size=8,
+        embed_dim=128,
+        depth=4,
+        num_heads=4,
+        decoder_embed_dim=128,
+        decoder_depth=2,
+        decoder_num_heads=4,
+        projector_hidden_dim=512,
+        projector_out_dim=64,
+    )
+    return ViCMAE(**dict(tiny, **kwargs))
+
+
 MODELS = {
     f.__name__: f
     for f in (
         vicmae_vit_debug,
         vicmae_vit_tiny_patch8,
+        vicmae_vit_tiny64_patch8,
         vicmae_vit_small_patch16,
         vicmae_vit_base_patch16,
         vicmae_vit_large_patch16,
