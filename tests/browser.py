@@ -27,7 +27,7 @@ window.pixels = (canvas) => {
   pen.drawImage(canvas, 0, 0, 32, 32);
   return pen.getImageData(0, 0, 32, 32).data.join();
 };
-for (const kind of ["pointerdown", "keydown", "change"])
+for (const kind of ["pointerdown", "pointermove", "keydown", "change"])
   document.addEventListener(kind, () => { window.began = performance.now(); }, true);
 window.await_change = (canvas) => {
   const before = window.pixels(canvas);
@@ -119,7 +119,12 @@ def jupyterlab(folder: Path, home: Path, seconds: float = 90) -> Iterator[Lab]:
 
 
 def stop(lab: Lab) -> None:
-    "End the kernels, then the server."
+    "End the kernels, then the server; no process of theirs is left."
+    import psutil  # which ipykernel brings
+
+    kernels = []
+    with contextlib.suppress(psutil.Error):
+        kernels = psutil.Process(lab.process.pid).children(recursive=True)
     with contextlib.suppress(OSError, ValueError):
         for session in json.loads(lab.ask("/api/sessions")):
             lab.ask(f"/api/sessions/{session['id']}", "DELETE", 20)
@@ -129,3 +134,6 @@ def stop(lab: Lab) -> None:
     except subprocess.TimeoutExpired:
         lab.process.kill()
         lab.process.wait(15)
+    for kernel in psutil.wait_procs(kernels, timeout=5)[1]:  # those that outlive their server
+        with contextlib.suppress(psutil.Error):
+            kernel.kill()

@@ -491,9 +491,11 @@ def test_stored_notebooks_show_their_picture_without_a_kernel(lab, browser, page
     view = browser.new_page(viewport={"width": 1000, "height": 700})
     shown = {}
     for name in ("live", "stored"):
-        view.goto(f"{lab.url}/lab/tree/{name}.ipynb?token={lab.token}")
+        view.goto(f"{lab.url}/lab/workspaces/{name}/tree/{name}.ipynb?token={lab.token}")
         view.locator(".jp-OutputArea-output").first.wait_for(timeout=PATIENCE)
-        view.wait_for_timeout(5000)
+        awaited = {"live": "text=/widget/", "stored": ".jp-OutputArea-output img"}[name]
+        view.locator(f".jp-OutputArea >> {awaited}").first.wait_for(timeout=PATIENCE)
+        view.wait_for_timeout(2000)
         view.screenshot(path=page.shots / f"kernel_gone_{name}.png")
         shown[name] = view.locator(".jp-OutputArea-output").first.inner_text()
         pictures = view.locator(".jp-OutputArea-output img").count()

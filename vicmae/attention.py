@@ -190,7 +190,8 @@ def show_attention(
             [frames[t], *(draw(t, heat[b, t].mean(0)) for b in range(blocks)), draw(t, rolled[t])]
             for t in range(T)
         ]
-        fig = show_panels(rows, ["frame", *names, "rollout"], size=size)
+        times = [f"t = {t}" for t in range(T)]
+        fig = show_panels(rows, ["frame", *names, "rollout"], times, size)
     if not isinstance(query, str):
         place = divmod(query_index(query, L), model.grid)
         for ax in fig.axes:
@@ -236,7 +237,7 @@ def patch_features(
 def pca_colours(
     features: Tensor,  # [T, L, D]
 ) -> Tensor:  # [T, L, 3] in [0, 1]: red, green, blue are the first three components
-    "One PCA for all frames: the same colour means the same feature in every frame."
+    "One PCA for all frames: the same colour, the same first three components, in every frame."
     flat = features.flatten(0, 1).double().cpu()
     flat = flat - flat.mean(dim=0)
     axes = torch.linalg.eigh(flat.T @ flat).eigenvectors[:, -3:].flip(1)  # [D, 3], largest first
@@ -250,7 +251,7 @@ def pca_colours(
 def position_mean(
     features: Tensor,  # [T, L, D] of many frames
 ) -> Tensor:  # [L, D]
-    "The mean feature of each position: what a patch's place says, whatever is to be seen there."
+    "The mean feature of each position: its place, and what is usually to be seen there."
     return features.mean(dim=0)
 
 
@@ -275,4 +276,8 @@ def show_patch_pca(
     frames = read_media(media, image_size(model), num_frames)
     colours = pca_colours(patch_features(model, frames, block, minus))
     grid = lambda c: c.reshape(model.grid, model.grid, 3).numpy()
-    return show_panels([list(frames), [grid(c) for c in colours]], size=size)
+    rows, times = (
+        [list(frames), [grid(c) for c in colours]],
+        [f"t = {t}" for t in range(len(frames))],
+    )
+    return show_panels(rows, times, ["frames", f"PCA, block {block % len(model.blocks) + 1}"], size)

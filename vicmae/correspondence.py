@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Describe', 'match_patch', 'patch_centers', 'true_matches', 'patch_pixels', 'center_features', 'show_match',
-           'MatchScore', 'match_accuracy', 'match_scores', 'match_table', 'similarity_matrix', 'show_similarity',
-           'feature_maps', 'show_feature_map']
+           'MatchScore', 'match_accuracy', 'find_matches', 'match_scores', 'match_table', 'show_matches',
+           'similarity_matrix', 'show_similarity', 'feature_maps', 'show_feature_map']
 
 # %% ../nbs/21b_correspondence.ipynb #a0e8d881
 from collections.abc import Callable, Sequence
@@ -105,11 +105,11 @@ def show_match(
     block: int = -1,  # 0 the first, -1 the last
     size: float = 1.8,  # height of one picture, inches
 ) -> "Figure":
-    "A patch, its best match in another frame, and how like it every patch there is."
+    "A patch, its best match (white), how like it every patch is; mean of the two frames away."
     frames = np.stack([np.asarray(frame_a), np.asarray(frame_b)])
     features = center_features(patch_features(model, frames, block))
     best, similarity = match_patch(*features, query_index(at, features.shape[1]))
-    titles = ["this patch", "its match", f"similarity, at most {similarity.max():.2f}"]
+    titles = ["this patch", "its match", f"cosine, at most {similarity.max():.2f}"]
     heat = overlay(frames[1], similarity.clamp(min=0))
     fig = show_images([frames[0], frames[1], heat], titles, size=size)
     outline(fig.axes[0], at, model.patch_size)
@@ -128,7 +128,8 @@ class MatchScore(NamedTuple):
     accuracy: float  # match within one patch of the true place
     moved: float  # the same, for patches that moved by more than one patch
     stay: float  # "it is where it was"
-    chance: float  # a patch picked blindly
+    chance: float  # a patch of the frame picked blindly
+    error: float  # standard error of `moved`, from clip to clip; nan for fewer than two clips
 
 
 Describe = Callable[[np.ndarray], Tensor]  # frames uint8 [T, S, S, 3] -> features [T, L, D]
@@ -149,40 +150,66 @@ def match_accuracy(
             f"clips need one length, and gaps of 1 to that length - 1 either way; "
             f"got {len(clips)} clips of {sorted(lengths)} frames and gaps {list(gaps)}"
         )
-    describe = model
-    if isinstance(model, torch.nn.Module):
-        describe = lambda frames: patch_features(model, frames, block)
+    describe = _describer(model, block)
     features = center_features(torch.cat([describe(c.frames).float().cpu() for c in clips]), center)
-    features = F.normalize(features, dim=-1).unflatten(0, (len(clips), -1))
+    features = features.unflatten(0, (len(clips), -1))
     length, scores = features.shape[1], []
     for gap in gaps:
         first = np.unique(np.linspace(0, length - 1 - abs(gap), starts).astype(int))
         pairs = [(a, a + gap) if gap > 0 else (a - gap, a) for a in first]  # -2: from a + 2 to a
-        found = [_judge(c, f, a, b) for c, f in zip(clips, features) for a, b in pairs]
-        scores.append(_score(gap, np.concatenate(found)))
+        found = [
+            np.concatenate([_judge(c, f, a, b) for a, b in pairs]) for c, f in zip(clips, features)
+        ]
+        scores.append(_score(gap, found))
     return scores
 
 
-def _judge(clip: Clip, features: Tensor, a: int, b: int) -> np.ndarray:
-    "For each query: distance of the match and of staying, in patches; share of hits by chance."
+def _describer(model: ViCMAE | Describe, block: int = -1) -> Describe:
+    "A model as a function from frames to patch features."
+    if isinstance(model, torch.nn.Module):
+        return lambda frames: patch_features(model, frames, block)
+    return model
+
+
+def find_matches(
+    clip: Clip,
+    features: Tensor,  # [T, L, D] of its frames, centred
+    a: int,  # frame
+    b: int,  # another frame
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:  # all by object patch, [Q] or [Q, 2]
+    "Object patches of frame a, their true places (x, y) in b, the patch matched, and: right?"
     grid = round(features.shape[1] ** 0.5)
     patch_size = clip.frames.shape[1] // grid
     patches, places = true_matches(clip, a, b, patch_size)
+    one, other = (F.normalize(features[t].float(), dim=-1) for t in (a, b))
+    best = (one[patches] @ other.T).argmax(dim=1).numpy()
+    off = np.linalg.norm(patch_centers(grid, patch_size)[best] - places, axis=1)
+    return patches, places, best, off <= patch_size
+
+
+def _judge(clip: Clip, features: Tensor, a: int, b: int) -> np.ndarray:
+    "For each query: right or not, moved or not, share of hits by chance."
+    grid = round(features.shape[1] ** 0.5)
+    patch_size = clip.frames.shape[1] // grid
+    patches, places, _, right = find_matches(clip, features, a, b)
     if not len(patches):
         return np.zeros((0, 3))
-    centers = patch_centers(grid, patch_size)
-    best = (features[a, patches] @ features[b].T).argmax(dim=1).numpy()
-    far = lambda points: np.linalg.norm(points - places, axis=1) / patch_size
-    spread = np.linalg.norm(centers[None] - places[:, None], axis=2) / patch_size
-    return np.stack([far(centers[best]), far(centers[patches]), (spread <= 1).mean(1)], axis=1)
+    far = np.linalg.norm(patch_centers(grid, patch_size)[None] - places[:, None], axis=2)
+    moved = far[np.arange(len(patches)), patches] > patch_size
+    return np.stack([right, moved, (far <= patch_size).mean(1)], axis=1)
 
 
-def _score(gap: int, found: np.ndarray) -> MatchScore:
-    "Count the hits of all queries [Q, 3] of one gap."
-    hit, moved = found[:, 0] <= 1, found[:, 1] > 1
+def _score(gap: int, found: Sequence[np.ndarray]) -> MatchScore:
+    "Count the hits of all queries [Q, 3] of each clip, at one gap."
+    right, moved, luck = np.concatenate(found).T
     share = lambda x: float(x.mean()) if len(x) else float("nan")
+    accuracy = share(right[moved == 1])
+    asked = np.array([f[:, 1].sum() for f in found])
+    apart = np.array([(f[:, 0] * f[:, 1]).sum() for f in found]) - accuracy * asked
+    many = len(found) > 1 and asked.sum() > 0
+    error = (len(found) * apart.var(ddof=1)) ** 0.5 / asked.sum() if many else float("nan")
     return MatchScore(
-        gap, len(found), share(hit), share(hit[moved]), share(~moved), share(found[:, 2])
+        gap, len(right), share(right), accuracy, share(1 - moved), share(luck), float(error)
     )
 
 # %% ../nbs/21b_correspondence.ipynb #e68a596c
@@ -205,7 +232,7 @@ def match_scores(
 
 
 def match_table(scores: dict[str, list[MatchScore]]) -> str:  # lines of text
-    "Scores as a table in %: all patches / those that moved (- where none did)."
+    "Scores as a table in %: all patches / those that moved (-: none); largest standard error."
     columns, wide = next(iter(scores.values())), max(16, *(len(name) for name in scores))
     row = lambda name, cells: name.ljust(wide) + "".join(f"{c:>14s}" for c in cells)
     pair = lambda a, b: f"{100 * a:.1f} / " + ("-" if b != b else f"{100 * b:.1f}")
@@ -213,7 +240,37 @@ def match_table(scores: dict[str, list[MatchScore]]) -> str:  # lines of text
     lines += [row(k, [pair(c.accuracy, c.moved) for c in s]) for k, s in scores.items()]
     lines += [row("stay", [pair(c.stay, 0) for c in columns])]
     lines += [row("chance", [f"{100 * c.chance:.1f}" for c in columns])]
+    most = [max(s[i].error for s in scores.values()) for i in range(len(columns))]
+    lines += [row("error of moved", [f"{100 * e:.1f}" for e in most])]  # the largest of the rows
     return "\n".join([*lines, row("patches asked", [str(c.count) for c in columns])])
+
+# %% ../nbs/21b_correspondence.ipynb #11936570
+def show_matches(
+    features: dict[str, ViCMAE | Describe],  # name -> what describes patches: see match_accuracy
+    clip: Clip,
+    a: int,  # frame
+    b: int,  # another frame
+    center: str = "mean",  # see `center_features`; over this clip
+    size: float = 2.0,  # height of one picture, inches
+) -> "Figure":
+    "All matches of two frames: dots at the true places, lines to those found, green where right."
+    shown, titles = [clip.frames[a]], [f"frame {a}"]
+    drawn = []
+    for name, describe in features.items():
+        values = center_features(_describer(describe)(clip.frames).float().cpu(), center)
+        drawn.append(find_matches(clip, values, a, b))
+        shown.append(clip.frames[b].mean(-1) / 255 * 0.6)
+        titles.append(f"{name}: {drawn[-1][3].sum()} of {len(drawn[-1][3])}")
+    fig = show_images(shown, titles, size=size)
+    grid = round(values.shape[1] ** 0.5)
+    centers = patch_centers(grid, clip.frames.shape[1] // grid)
+    fig.axes[0].plot(*centers[drawn[0][0]].T, "o", color="white", mec="black", ms=4)
+    for ax, (_, places, best, right) in zip(fig.axes[1:], drawn):
+        for place, end, good in zip(places, centers[best], right):
+            colour = "#4DE08A" if good else "#FF6B5E"
+            ax.plot(*zip(place, end), color=colour, lw=1.4)
+            ax.plot(*place, "o", color=colour, ms=3.5)
+    return fig
 
 # %% ../nbs/21b_correspondence.ipynb #b3dae9b5
 @torch.no_grad()
@@ -243,8 +300,9 @@ def show_similarity(
     names = None if labels is None else list(labels)
     if not both:
         boxes = [(i, i) for i in range(B)]
-        title = "rows: view 1, columns: view 2"
-        return show_matrix(matrix[:B, B:], title, names, names, cmap="Blues", boxes=boxes)
+        fig = show_matrix(matrix[:B, B:], "cosine", names, names, cmap="Blues", boxes=boxes)
+        fig.axes[0].set(ylabel="view 1", xlabel="view 2")
+        return fig
     matrix = matrix.masked_fill(torch.eye(2 * B, dtype=torch.bool, device=matrix.device), torch.nan)
     boxes = [(i, (i + B) % (2 * B)) for i in range(2 * B)]
     names = names and names * 2
@@ -271,32 +329,37 @@ def feature_maps(
 
 
 def show_feature_map(
-    features: Tensor,  # [N, D] pooled features
+    features: Tensor | dict[str, Tensor],  # [N, D] pooled features; or several, by name
     labels: Any,  # [N] class of each
     classes: Sequence[str],  # names
     seed: int = 0,  # of t-SNE
 ) -> "Figure":
-    "All samples as points, coloured by class: PCA and t-SNE side by side."
-    from vicmae.figures import _new_figure
-
+    "All samples as points, coloured by class: PCA and t-SNE side by side, a row for each name."
     labels = np.asarray(labels)
-    fig, axes = _new_figure(8, 3.4, 1, 2)
-    for ax, (name, places) in zip(axes[0], feature_maps(features, seed).items()):
-        for k, kind in enumerate(classes):
-            ax.scatter(
-                *places[labels == k].T,
-                s=22,
-                color=f"C{k}",
-                marker="os^Dv"[k // 2 % 5],
-                linewidths=0,
-                alpha=0.85,
-                label=kind,
+    rows = features if isinstance(features, dict) else {"": features}
+    blank = np.ones((2, 2))
+    fig = show_images([blank] * 2 * len(rows), [""] * 2 * len(rows), ncols=2, size=4)
+    axes = iter(fig.axes)
+    for name, values in rows.items():
+        values = torch.as_tensor(values).detach().cpu().double()
+        for ax, (kind, places) in zip(axes, feature_maps(values, seed).items()):
+            kept = (
+                f", {places.var(0).sum() / values.var(0, correction=0).sum():.0%} of the variance"
             )
-        ax.set(title=name, xticks=[], yticks=[])
-    fig.legend(
-        *axes[0, 0].get_legend_handles_labels(),
-        loc="outside right center",
-        fontsize=9,
-        frameon=False,
-    )
+            _scatter(ax, places, labels, classes)
+            ax.set_title(f"{name} {kind}{kept if kind == 'PCA' else ''}".strip(), fontsize=10)
+    handles, names = fig.axes[0].get_legend_handles_labels()
+    fig.legend(handles, names, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     return fig
+
+
+def _scatter(ax: Any, places: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> None:
+    "Points [N, 2] on the axes of a picture; neighbours in the legend differ in form and colour."
+    ax.images[0].remove()
+    for k, name in enumerate(classes):
+        style = {"color": f"C{k}", "marker": "os^Dv"[k % 5], "linewidths": 0, "alpha": 0.85}
+        ax.scatter(*places[labels == k].T, s=26, label=name, **style)
+    ax.set(aspect="auto", xticks=[], yticks=[])
+    ax.spines[:].set(visible=True, color="#D9D9D9")
+    ax.relim()
+    ax.autoscale()
