@@ -25,6 +25,7 @@ from vicmae.checkpoints import load_model
 from vicmae.correspondence import (
     center_features,
     feature_maps,
+    find_matches,
     match_accuracy,
     match_patch,
     match_scores,
@@ -33,6 +34,7 @@ from vicmae.correspondence import (
     patch_pixels,
     show_feature_map,
     show_match,
+    show_matches,
     show_similarity,
     similarity_matrix,
     true_matches,
@@ -152,6 +154,29 @@ def test_counted_chance_is_the_rate_of_a_blind_pick():
     assert 0.03 < luck < np.pi / 64 + 0.01
 
 
+def test_matches_of_one_pair_add_up_to_the_score_and_are_drawn(model):
+    clip = make_clip(9, "val", 16, 64)
+    features = center_features(patch_features(model, clip.frames))
+    patches, places, best, right = find_matches(clip, features, 0, 8)
+    off = np.linalg.norm(patch_centers(8, 8)[best] - places, axis=1)
+    assert len(patches) and np.array_equal(right, off <= 8)
+    (score,) = match_accuracy(model, [clip], [8], starts=1)
+    assert score.count == len(patches) and score.accuracy == pytest.approx(right.mean())
+    assert np.isnan(score.error)  # one clip says nothing about other clips
+    fig = show_matches({"model": model, "pixels": patch_pixels}, clip, 0, 8)
+    assert f"{right.sum()} of {len(right)}" in fig.axes[1].get_title() and len(fig.axes) == 3
+
+
+def test_error_counts_clips_and_not_patches():
+    clips = [make_clip(seed, "val", 16, 64) for seed in range(6)]
+    (once,) = match_accuracy(patch_pixels, clips, [4], center="none")
+    (twice,) = match_accuracy(patch_pixels, [*clips, *clips], [4], center="none")
+    assert twice.moved == pytest.approx(once.moved) and once.error > 0
+    assert twice.error == pytest.approx(once.error * (5 / 11) ** 0.5)  # n - 1 against 2 n - 1
+    (same,) = match_accuracy(patch_pixels, [clips[0]] * 3, [4], center="none")
+    assert same.error == pytest.approx(0)  # no clip differs from another
+
+
 def test_the_command_of_the_notebook_prints_what_the_functions_give():
     code = (
         "from vicmae.correspondence import *; print(match_table(match_scores('tiny', num_clips=6)))"
@@ -183,6 +208,9 @@ def test_feature_maps_of_few_samples():
     features = torch.tensor(rng.normal(size=(30, 8)))
     fig = show_feature_map(features, rng.integers(0, 3, 30), ["a", "b", "c"])
     assert [t.get_text() for t in fig.legends[0].get_texts()] == ["a", "b", "c"]
+    both = {"one": features, "other": features + 1}
+    titles = [ax.get_title() for ax in show_feature_map(both, rng.integers(0, 3, 30), "abc").axes]
+    assert [t.split()[0] for t in titles] == ["one", "one", "other", "other"]
 
 
 # ---------------------------------------------------------------------------- attention

@@ -241,7 +241,8 @@ def match_table(scores: dict[str, list[MatchScore]]) -> str:  # lines of text
     lines += [row("stay", [pair(c.stay, 0) for c in columns])]
     lines += [row("chance", [f"{100 * c.chance:.1f}" for c in columns])]
     most = [max(s[i].error for s in scores.values()) for i in range(len(columns))]
-    lines += [row("error of moved", [f"{100 * e:.1f}" for e in most])]  # the largest of the rows
+    told = ["-" if e != e else f"{100 * e:.1f}" for e in most]  # the largest of the rows
+    lines += [row("error of moved", told)]
     return "\n".join([*lines, row("patches asked", [str(c.count) for c in columns])])
 
 # %% ../nbs/21b_correspondence.ipynb #11936570
@@ -338,16 +339,16 @@ def show_feature_map(
     labels = np.asarray(labels)
     rows = features if isinstance(features, dict) else {"": features}
     blank = np.ones((2, 2))
-    fig = show_images([blank] * 2 * len(rows), [""] * 2 * len(rows), ncols=2, size=4)
-    axes = iter(fig.axes)
-    for name, values in rows.items():
+    fig = show_images([blank] * 2 * len(rows), [" "] * 2 * len(rows), ncols=2, size=3.3)
+    axes = np.reshape(fig.axes, (len(rows), 2))
+    for pair, (name, values) in zip(axes, rows.items()):
         values = torch.as_tensor(values).detach().cpu().double()
-        for ax, (kind, places) in zip(axes, feature_maps(values, seed).items()):
+        for ax, (kind, places) in zip(pair, feature_maps(values, seed).items()):
             kept = (
                 f", {places.var(0).sum() / values.var(0, correction=0).sum():.0%} of the variance"
             )
             _scatter(ax, places, labels, classes)
-            ax.set_title(f"{name} {kind}{kept if kind == 'PCA' else ''}".strip(), fontsize=10)
+            ax.set_title(f"{name}  {kind}{kept if kind == 'PCA' else ''}".strip(), fontsize=10)
     handles, names = fig.axes[0].get_legend_handles_labels()
     fig.legend(handles, names, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     return fig
