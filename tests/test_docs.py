@@ -106,7 +106,7 @@ def broken_links(site: Path, read: dict[str, Html]) -> list[str]:
 
 def leftovers(site: Path, read: dict[str, Html]) -> list[str]:
     "What a reader should not see: directives, the Colab cell, raw roles, hidden cells."
-    marks = r"#\|\s*\w+|google\.colab|\{py:obj\}|:py:obj:|:param "
+    marks = r"#\|\s*\w+|Only on Google Colab|\{py:obj\}|:py:obj:|:param "
     return [f"{name}: {match.group()}" for name, page in read.items()
             if (match := re.search(marks + (r"|~torch\." if name[:3] == "api" else ""), page.text))]
 
