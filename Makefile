@@ -39,6 +39,8 @@ docs: $(STAMP) ## build the site in _docs/: notebooks with their pictures, API, 
 	$(PY) docs/build.py
 
 notebooks: $(STAMP) ## clean the notebooks, put in badges, export their modules
+	$(PY) -c 'import glob; from vicmae.canvas import keep_pictures as keep; \
+	  [keep(name) for name in glob.glob("nbs/*.ipynb")]'
 	$(VENV)/bin/nbdev_clean
 	$(PY) docs/badges.py
 	$(VENV)/bin/nbdev_export

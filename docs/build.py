@@ -169,8 +169,9 @@ def cards(
         for page in members:
             picture = f'<img src="_static/thumbs/{page.stem}.jpg" alt="" loading="lazy">'
             number = page.stem.split("_")[0]
+            sentence = re.sub("`(.+?)`", r"<code>\1</code>", escape(page.subtitle))
             found.append(f'<a class="card" href="{page.stem}.html">{picture}<span><b>{number} · '
-                         f"{escape(page.title)}</b>{escape(page.subtitle)}</span></a>")
+                         f"{escape(page.title)}</b>{sentence}</span></a>")
         blocks.append(f"### {part}\n\n" + '<div class="cards">\n' + "\n".join(found) + "\n</div>")
     return "\n\n".join(blocks)
 

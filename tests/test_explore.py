@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -429,8 +430,12 @@ def test_dots_of_the_schedule_are_dragged(page) -> None:
     page.page.mouse.down()
     page.timed("dragging a dot", plan, lambda: page.page.mouse.move(place(0.8), box["y"] + 40))
     page.page.mouse.up()
-    page.page.wait_for_function("() => document.body.innerText.includes('--lam-length 0.6')")
-    assert page.status(4) != before
+    page.page.wait_for_function(
+        "said => !document.body.innerText.includes(said)", arg=before.split(" · ")[0])
+    page.page.wait_for_timeout(300)
+    start, length = (float(re.search(rf"--lam-{name} ([\d.]+)", page.status(4))[1])
+                     for name in ("start", "length"))
+    assert abs(start + length - 0.8) < 0.03, page.status(4)
 
 
 def test_files_are_chosen_and_bad_ones_answered(page, tmp_path) -> None:
