@@ -143,7 +143,7 @@ def evaluate(args: list[str]) -> int:
     getattr(import_module("vicmae.transfer"), act)(config)
     return 0
 
-# %% ../nbs/26_cli.ipynb #5e10c0ab
+# %% ../nbs/26_cli.ipynb #f69e3322
 def reconstruct(args: list[str]) -> int:
     "vicmae reconstruct CKPT FILE ...: what a model paints into hidden patches."
     from vicmae.show import reconstruct_files
