@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from .files import LISTS, SPLITS, DataError, DatasetMissing, Sample, absent_files
-from .files import class_names, find_samples, kind_of, read_lines, split_data
-from .files import split_folders, split_role
+from .files import class_names, find_samples, kind_of, read_lines, split_folders
+from .files import split_role
 from .formats import DATASETS, Known, Listing, Row
-from .lists import read_table
+from .lists import read_table, read_text, split_data
 from .sampling import hold_out
 from .video import PictureError, read_picture
 
@@ -179,6 +179,8 @@ def _own_splits(root: Path) -> set[str]:
     """The splits of one path; empty where it has none."""
     table = _place_of(root, "")
     if table and table.suffix in LISTS:
+        if "split" not in read_text(table).lower():  # no such column: spare the time to read it
+            return set()
         return {split_role(row.get("split")) for _, row in read_table(table) if row.get("split")}
     return {split for split in SPLITS if _place_of(root, split)}
 

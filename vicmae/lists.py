@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CLIPS', 'MEDIA', 'KINDS', 'PATHS', 'LABELS', 'DataError', 'DatasetMissing', 'pictures', 'ending', 'kind_of', 'unread',
-           'read_text', 'legacy', 'read_lines', 'read_pairs', 'Table', 'read_table', 'no_label']
+           'read_text', 'legacy', 'read_lines', 'read_pairs', 'Table', 'read_table', 'no_label', 'split_data']
 
 # %% ../nbs/03a_lists.ipynb #3fa10004
 import codecs
@@ -94,7 +94,7 @@ def _is_still(path: str | Path) -> bool:
 def unread(path: str | Path) -> str:
     """Why a picture or clip is not read, by its extension; empty for all other files."""
     suffix = ending(path)
-    if suffix not in MEDIA - CLIPS - pictures():
+    if suffix in CLIPS or suffix not in MEDIA or suffix in pictures():
         return ""
     film = suffix[1:] in _UNREAD_FILMS.split()
     return f"no library here reads {suffix}: convert it to {'.mp4' if film else '.png or .jpg'}"
@@ -315,7 +315,7 @@ def _check_width(path: Path, rows: list, columns: list[str], sign: str) -> None:
         if sign == " " and len(columns) > 1:
             cells[len(columns) - 1:] = [" ".join(cells[len(columns) - 1:])]
         else:
-            shown = f'"{sign.join(cells[len(columns) - 1:])}"'[:60]
+            shown = f'"{", ".join(cells[len(columns) - 1:])}"'[:60]
             raise DataError(
                 f"{path} line {line} has {len(cells)} fields, where {len(columns)} "
                 f"({', '.join(columns)}) are expected: put a name that holds {sign!r} into double "
@@ -403,3 +403,17 @@ def no_label(text: str | None) -> bool:
 
 _NO_LABEL = {"", "none", "null", "nil", "nan", "na", "n/a", "-1", "-1.0", "unlabelled", "unlabeled"}
 _NO_LABEL |= {"no label", "no_label"}
+
+# %% ../nbs/03a_lists.ipynb #3fa1001b
+def split_data(data: str) -> list[str]:
+    """The entries of --data: commas between, but a comma in the name of what exists belongs to it."""
+    words, found = data.split(","), []
+    while words:
+        for n in range(len(words), 0, -1):  # the longest that exists
+            name = ",".join(words[:n])
+            there = [s for s in (name, name.strip()) if s and os.path.lexists(os.path.expanduser(s))]
+            if there or n == 1:
+                break
+        found.append(there[0] if there else name.strip())
+        words = words[n:]
+    return [name for name in found if name]
