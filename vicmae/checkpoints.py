@@ -140,7 +140,7 @@ def _no_such_file(path: Path) -> CheckpointError:
         names += [p.name for p in islice(path.parent.iterdir(), 10_000)]
     near = [str(path.with_name(n)) for n in difflib.get_close_matches(path.name, names, 3)]
     if re.match(r"https?:/", str(path)):
-        return CheckpointError(f"{path}: an address on the web; download the file first")
+        return CheckpointError(f"{path.name}: an address on the web; download the file first")
     meant = f"did you mean {' or '.join(near)}? Else " if near else ""
     return CheckpointError(
         f"{path}: no such file; {meant}give a run folder or a checkpoint in it, "
@@ -334,11 +334,10 @@ def _read_torch(path: Path, kind: str) -> Any:
         )
     stand_ins = [(_placeholder(n, met), n) for n in roots if n != "argparse.Namespace"]
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals(
-            [argparse.Namespace, *stand_ins]
-        ):
+        allowed = torch.serialization.safe_globals([argparse.Namespace, *stand_ins])
+        with warnings.catch_warnings(), allowed, open(path, "rb") as file:  # the name tells nothing
             warnings.simplefilter("ignore")
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as e:  # torch raises half a dozen types, with advice that we do not pass on
         foreign = ", ".join(n for n, root in roots.items() if root not in ("torch", "collections"))
         why = f"it needs {foreign[:200]}" if foreign else f"{type(e).__name__} in torch.load"
@@ -433,10 +432,9 @@ def _incomplete(content: Any, state: dict[str, Tensor]) -> str:
     if whole := getattr(content, "what", ""):
         return f"holds a pickled {whole}, which is not loaded; {_RESAVE}"
     if not state:
-        keys = f" of {', '.join(map(str, islice(content, 5)))}"[:80] if content and isinstance(
-            content, dict
-        ) else ""
-        return f"holds a {type(content).__name__}{keys} without weights; {_WANTED}"
+        keys = [str(key)[:30] for key in islice(content, 5)] if isinstance(content, dict) else []
+        within = f" ({', '.join(keys)})" if keys else ""
+        return f"holds a {type(content).__name__}{within} without weights by name; {_WANTED}"
     missing = [name for name in _NEEDED if name not in state]
     what = "weights of another model"
     if "mask_token" in state and "projector.0.weight" not in state:
@@ -536,7 +534,7 @@ def _check_arguments(make: type[nn.Module], config: dict, count: int, path: Path
             "it was written by another version of vicmae; use that one"
         )
     for name, value in config.items():
-        limit = count if name.endswith("depth") else _LARGEST
+        limit = count // 12 if name.endswith("depth") else _LARGEST  # 12 tensors in a block
         if wrong := _wrong_argument(known[name], value, limit):
             raise CheckpointError(f"{path}: its model has {name}={reprlib.repr(value)}: {wrong}")
 
@@ -555,7 +553,7 @@ def _wrong_argument(default: Any, value: Any, limit: int) -> str:
         return "" if all(isinstance(name, str) for name in value) else "they must be words"
     if not whole or value < 1:
         return "it must be a whole number from 1"
-    return "" if value <= limit else f"that is more than {limit:,}, and its weights cannot fill it"
+    return "" if value <= limit else f"the file has weights for {limit:,} at most"
 
 
 def _arguments(make: type[nn.Module]) -> dict[str, Any]:
