@@ -345,11 +345,11 @@ def read_rows(
 def read_object(
     path: str | Path,
     limit: int = 1 << 26,  # bytes
-) -> dict:  # empty if there is no file
+) -> dict:  # empty if there is no file, or nothing in it
     """The JSON object in a file such as config.json; DataError if it holds anything else."""
     path = Path(path)
     try:
-        if not path.exists():
+        if not path.exists() or path.is_file() and not path.stat().st_size:
             return {}
         if not path.is_file() or path.stat().st_size > limit:
             raise ValueError("a folder, no file" if path.is_dir() else "no file of this kind")

@@ -361,16 +361,22 @@ def keep_damaged(run: Path) -> None:
     "Before a run writes: what is damaged in its folder or in the way is kept aside, and named."
     lines = "metrics.jsonl", "evals.jsonl", "nonfinite.jsonl", "skipped.jsonl"
     for path in (Path(run, name) for name in ("config.json", "status.json", *lines)):
-        wrong = "is a folder" if path.is_dir() else ""
-        if path.suffix == ".json" and not wrong:
-            try:
-                read_object(path)
-            except DataError as e:
-                wrong = str(e).removeprefix(f"{path} ")
-        elif path.name == "skipped.jsonl" and not wrong and (bad := read_rows(path).damaged):
-            wrong = f"has {bad} lines that cannot be read, and the list lacks them"
-        if wrong:
+        if wrong := "is a folder" if path.is_dir() else _damage(path):
             say(f"note: {path} {wrong}; as it was it is kept as {set_aside(path).name}")
+
+
+def _damage(path: Path) -> str:
+    "What is wrong with a file of a run, in words; empty if nothing is, or `cut_back` will look."
+    if path.name == "skipped.jsonl":
+        rows, damaged = read_rows(path)
+        damaged += sum(not isinstance(row.get("path"), str) for row in rows)
+        return f"has {damaged} lines that cannot be read, and the list lacks them" if damaged else ""
+    if path.suffix == ".json":
+        try:
+            _checked(read_object(path), path)
+        except DataError:
+            return "is damaged"
+    return ""
 
 # %% ../nbs/15a_run.ipynb #b876abaf
 class Stopped(Exception):
