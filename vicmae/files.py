@@ -531,7 +531,7 @@ def set_aside(path: str | Path) -> Path:
 
 # %% ../nbs/04a_files.ipynb #c582f94d
 class ErrorReport:
-    """Files that could not be read: one entry a file, with how often it was skipped."""
+    """Files that could not be read, or only in part: one entry a file, how often it was skipped."""
 
     def __init__(self, path: str | Path | None = None):  # an earlier skipped.jsonl to go on with
         self.files: dict[str, dict] = {}
@@ -544,19 +544,25 @@ class ErrorReport:
     def add(self, errors: Iterable[dict]) -> None:
         """Take in `batch["errors"]`, or a dataset's `errors`."""
         for error in errors:
-            entry = self.files.setdefault(error["path"], {**error, "times": 0})
-            entry["times"] += 1
+            entry, note = self.files.get(error["path"]), error.get("used", False)
+            if entry is None or (entry.get("used") and not note):
+                entry = self.files[error["path"]] = {**error, "times": 0}
+            entry["times"] += not note
 
     def summary(self) -> str:
         """One sentence; empty where nothing was skipped."""
-        if not self.files:
-            return ""
-        times = sum(entry["times"] for entry in self.files.values())
-        first = next(iter(self.files.values()))
-        return (
-            f"{len(self.files)} files could not be read and were replaced or left out "
-            f"({times} times), the first because: {first['reason']}"
-        )
+        part = [entry for entry in self.files.values() if entry.get("used")]
+        bad = [entry for entry in self.files.values() if not entry.get("used")]
+        said = []
+        if bad:
+            times = sum(entry["times"] for entry in bad)
+            said = [
+                f"{len(bad)} files could not be read and were replaced or left out "
+                f"({times} times), the first because: {bad[0]['reason']}"
+            ]
+        if part:
+            said.append(f"{len(part)} files are used in part, the first: {part[0]['reason']}")
+        return " ".join(said)
 
     def write(self, path: str | Path) -> None:
         """One JSON object a file; nothing is written where nothing was skipped."""
