@@ -255,17 +255,17 @@ def _two_frames(files: Sequence[str], frames: str | None, gap: int | None, size:
     import numpy as np
 
     from vicmae.files import DataError, kind_of
-    from vicmae.video import open_video
+    from vicmae.video import TIME_LIMIT, is_still, open_video
     from vicmae.visualize import read_media
 
-    still = [kind_of(f) == "picture" and not Path(f).is_dir() for f in files]
+    still = [not Path(f).is_dir() and (kind_of(f) == "picture" or is_still(f)) for f in files]
     if len(files) == 2 and all(still):
         return np.concatenate([read_media(f, size) for f in files]), [Path(f).name for f in files]
     if len(files) > 1:
         raise DataError("a match is between two frames: name one clip, or two pictures")
     if still[0]:
         raise DataError(f"{files[0]} is a picture, and a match needs two frames: give a clip")
-    with open_video(Path(files[0]).expanduser()) as video:
+    with open_video(Path(files[0]).expanduser(), time_limit=TIME_LIMIT) as video:
         last = video.num_frames - 1
         pair = parse_place(frames, "--frames") if frames else (0, last if gap is None else gap)
         pair = [i + video.num_frames if i < 0 else i for i in pair]
