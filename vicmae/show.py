@@ -255,10 +255,10 @@ def _two_frames(files: Sequence[str], frames: str | None, gap: int | None, size:
     import numpy as np
 
     from vicmae.files import DataError, kind_of
-    from vicmae.video import TIME_LIMIT, is_still, open_video
+    from vicmae.video import TIME_LIMIT, open_video
     from vicmae.visualize import read_media
 
-    still = [not Path(f).is_dir() and (kind_of(f) == "picture" or is_still(f)) for f in files]
+    still = [kind_of(f) == "picture" and not Path(f).is_dir() for f in files]
     if len(files) == 2 and all(still):
         return np.concatenate([read_media(f, size) for f in files]), [Path(f).name for f in files]
     if len(files) > 1:
