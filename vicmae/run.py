@@ -363,6 +363,10 @@ def keep_damaged(run: Path) -> None:
     for path in (Path(run, name) for name in ("config.json", "status.json", *lines)):
         if wrong := "is a folder" if path.is_dir() else _damage(path):
             say(f"note: {path} {wrong}; as it was it is kept as {set_aside(path).name}")
+    place = Path(run, "checkpoints")
+    if place.exists() and not place.is_dir():
+        say(f"note: {place} is no folder; as it was it is kept as {set_aside(place).name}")
+        place.unlink()
 
 
 def _damage(path: Path) -> str:
