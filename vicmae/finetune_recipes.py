@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
-from .recipes import PLUMBING, describe_values
+from .recipes import PLUMBING, check_values, describe_values
 
 # %% ../nbs/19c_finetune_recipes.ipynb #3c1472cf
 @dataclass
@@ -59,6 +59,7 @@ class FinetuneConfig:
     mixup: float = 0.8  # alpha; 0: none
     cutmix: float = 1.0  # alpha; 0: none
     smoothing: float = 0.1  # of labels
+    class_weights: Literal["none", "balanced"] = "none"  # balanced: rare classes count for more
     repeats: int = 1  # draws of one file in a batch
 
     # optimisation:
@@ -80,6 +81,7 @@ class FinetuneConfig:
 
     # test:
 
+    keep_best: bool = False  # the weights of the best quick test (--eval-every), not the last
     test_clips: int = 1  # K clips of each video, evenly spread
     test_crops: int = 1  # squares along the longer side: 1 or 3
 
@@ -104,34 +106,16 @@ class FinetuneConfig:
 
 # %% ../nbs/19c_finetune_recipes.ipynb #c7590263
 FINETUNE_PLUMBING = (*PLUMBING, "init", "split", "val_split", "label", "kind", "limit")
+FINETUNE_PLUMBING += ("keep_best",)
 FINETUNE_METHOD = tuple(f.name for f in fields(FinetuneConfig) if f.name not in FINETUNE_PLUMBING)
 _AFTER = ("test_clips", "test_crops")  # a run may be tested again in another way
 FIXED = tuple(f for f in FINETUNE_METHOD if f not in _AFTER)
-FIXED += ("init", "split", "label", "kind", "limit")  # of a run that goes on
+FIXED += ("init", "split", "label", "kind", "limit", "keep_best")  # of a run that goes on
 
 # %% ../nbs/19c_finetune_recipes.ipynb #5914ec07
-_POSITIVE = 1e-9
-_RANGES = {
-    **dict.fromkeys(("img_size", "num_frames", "sampling_rate", "tubelet"), (1, 1e6)),
-    **dict.fromkeys(("repeats", "batch_size", "accum_iter", "steps", "keep"), (1, 1e12)),
-    **dict.fromkeys(("drop_path", "dropout", "smoothing", "beta1", "beta2", "ema"), (0, 0.999999)),
-    **dict.fromkeys(("flip", "erase", "warmup"), (0, 1)),
-    **dict.fromkeys(("jitter", "mixup", "cutmix", "weight_decay", "blr"), (0, 1e6)),
-    **dict.fromkeys(("min_scale", "layer_decay"), (_POSITIVE, 1)),
-    **dict.fromkeys(("epochs", "clip_grad", "time_limit"), (_POSITIVE, 1e9)),
-    **dict.fromkeys(("limit", "max_skipped", "seed", "num_workers", "eval_every"), (0, 2**63)),
-    **dict.fromkeys(("checkpoint_every", "keep_every"), (0, 2**63)),
-    "test_clips": (1, 1e4),
-}
-
-
 def check_finetune(config: FinetuneConfig) -> None:
-    "Refuse values that make no sense; ValueError with one sentence."
-    for name, (low, high) in _RANGES.items():
-        value = getattr(config, name)
-        if value is not None and not low <= value <= high:
-            least = "more than 0" if low == _POSITIVE else f"{low} or more"
-            raise ValueError(f"{name} = {value}: give {least}" + f", at most {high}" * (high <= 1))
+    "Refuse values that make no sense, alone or together; ValueError with one sentence."
+    check_values(config)
     if config.test_crops not in (1, 3):
         raise ValueError(f"test_crops = {config.test_crops}: give 1 or 3")
     if config.optimizer != "adamw" and not config.beta1:
@@ -140,6 +124,10 @@ def check_finetune(config: FinetuneConfig) -> None:
         raise ValueError(
             f"batch_size = {config.batch_size}: a BatchNorm before the head needs 2 samples or "
             "more in each part of a batch"
+        )
+    if config.keep_best and not config.eval_every:
+        raise ValueError(
+            "keep_best needs tests to choose by: give --eval-every, the steps between two of them"
         )
 
 # %% ../nbs/19c_finetune_recipes.ipynb #0c738b30
