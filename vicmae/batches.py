@@ -19,7 +19,7 @@ from .augment import AugmentPolicy, augment, augment_policy
 from .dataset import BatchPlan, FrameCache, PairDataset, make_loader
 from .files import KINDS, DataError, error_entry
 from .labelled import Labelled
-from .sampling import crop_box, draw, sample_clip, test_views
+from .sampling import Stream, crop_box, draw, sample_clip, test_views
 from .video import open_video
 
 # %% ../nbs/19b_batches.ipynb #66db0bf1
@@ -175,7 +175,7 @@ class LabelledBatches(PairDataset):
                         num_frames,
                         self.num_frames,
                         self.sampling_rate,
-                        draw(self.plan.seed, epoch, number, 0, repeat + r),
+                        draw(self.plan.seed, epoch, number, Stream.FRAMES, repeat + r),
                     )
                     for r in range(count)
                 ]
@@ -187,7 +187,7 @@ class LabelledBatches(PairDataset):
     def _fill(self, batch: dict, row: int, step: int, file: int, repeat: int, clip: Tensor) -> None:
         """Write one sample into its row: its view, its target, its number."""
         number, epoch = int(self.numbers[file]), self.plan.where(1, step)[0]
-        rng = draw(self.plan.seed, epoch, number, 1, repeat)
+        rng = draw(self.plan.seed, epoch, number, Stream.VIEW, repeat)
         batch["views"][row] = augment(clip, rng, self.policy, self.img_size).numpy()
         batch["target"][row], batch["number"][row] = self.data.targets[number], number
 

@@ -21,14 +21,11 @@ import torchvision.transforms.v2.functional as F
 
 from .files import KINDS, DataError, Sample, error_entry, write_atomic
 from .files import ErrorReport as ErrorReport, find_samples as find_samples  # for callers
-from .sampling import FrameRule, draw, parse_rule, sample_frames, shift_of
+from .sampling import FrameRule, Stream, draw, parse_rule, sample_frames, shift_of
 from .video import open_video, read_picture
 from .views import ViewPolicy, make_view, view_policy
 
 # %% ../nbs/05_dataset.ipynb #5e5b723d
-_ORDER, _PLACES, _REPLACE = 1, 3, 5  # `view` of draws without a sample; + the kind's number
-
-
 class BatchPlan:
     """Which file stands at which place of which batch: a function of the seed and the step."""
 
@@ -88,7 +85,7 @@ class BatchPlan:
             return self.files[kind][:0]
         epoch, batch = self.where(kind, step)
         if self._orders.get(kind, (None,))[0] != epoch:
-            order = draw(self.seed, epoch, view=_ORDER + kind).permutation(self.files[kind])
+            order = draw(self.seed, epoch, view=Stream.ORDER + kind).permutation(self.files[kind])
             self._orders[kind] = (epoch, order)
         return self._orders[kind][1][batch * self.share[kind]:(batch + 1) * self.share[kind]]
 
@@ -99,14 +96,14 @@ class BatchPlan:
         file = np.concatenate((np.repeat(clips, self.pairs), pictures))
         slot = np.concatenate((np.repeat(np.arange(len(clips)), self.pairs),
                                np.arange(len(pictures))))
-        order = draw(self.seed, step, view=_PLACES).permutation(self.batch_size // self.pairs)
+        order = draw(self.seed, step, view=Stream.PLACES).permutation(self.batch_size // self.pairs)
         return tuple(a.reshape(-1, self.pairs)[order].reshape(-1) for a in (kind, file, slot))
 
     def candidates(self, kind: int, step: int) -> np.ndarray:
         """Files of a kind that the batch does not hold, in the order in which they step in."""
         epoch, batch = self.where(kind, step)
         others = np.setdiff1d(self.files[kind], self.stream(kind, step), assume_unique=True)
-        return draw(self.seed, epoch, view=_REPLACE + kind, repeat=batch).permutation(others)
+        return draw(self.seed, epoch, view=Stream.REPLACE + kind, repeat=batch).permutation(others)
 
 # %% ../nbs/05_dataset.ipynb #8153e06c
 def decode_small(
@@ -330,7 +327,7 @@ class PairDataset(torch.utils.data.Dataset):
 
         def pick(num_frames: int, fps: float) -> np.ndarray:  # [count, n]
             return np.stack([sample_frames(self.rule, num_frames, fps,
-                                           draw(seed, epoch, file, 0, repeat + r))
+                                           draw(seed, epoch, file, Stream.FRAMES, repeat + r))
                              for r in range(count)])
 
         if self.cache is not None:
@@ -371,7 +368,7 @@ class PairDataset(torch.utils.data.Dataset):
         kind, (times, images, shift) = self.kinds[file], pair
         policy, epoch = self.policies[kind], self.plan.where(kind, step)[0]
         for v, image in enumerate(images):
-            rng = draw(self.plan.seed, epoch, file, v + 1, repeat)
+            rng = draw(self.plan.seed, epoch, file, Stream.VIEW + v, repeat)
             batch["views"][row, v] = make_view(image, rng, policy, self.img_size, v)
             batch["noise"][row, v] = rng.random(self.num_patches, np.float32)
         batch["times"][row], batch["shift"][row] = times, shift

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PICTURES', 'CLIPS', 'KINDS', 'DataError', 'DatasetMissing', 'Sample', 'kind_of', 'read_lines', 'read_pairs',
-           'read_table', 'absent_files', 'find_samples', 'class_names', 'error_entry', 'write_atomic', 'ErrorReport']
+           'read_table', 'absent_files', 'find_samples', 'class_names', 'to_json', 'error_entry', 'write_atomic',
+           'ErrorReport']
 
 # %% ../nbs/04a_files.ipynb #cd7cbed1
 import csv
@@ -247,6 +248,22 @@ def _find(root: Path, split: str | None, label: str = "label") -> list[Sample]:
     return _walk(root)
 
 # %% ../nbs/04a_files.ipynb #8680b53e
+def to_json(
+    value: Any,
+    **options: Any,  # of json.dumps, such as indent=1
+) -> str:
+    """JSON as readable UTF-8; with names that are not UTF-8 in it, as ASCII that reads the same.
+
+    For whatever writes names of files: config.json, skipped.jsonl, evals.jsonl, reports.
+    """
+    text = json.dumps(value, ensure_ascii=False, **options)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # lone surrogates, Python's way to hold such a name
+        return json.dumps(value, **options)
+    return text
+
+
 def error_entry(
     sample: Sample,
     reason: str,
@@ -301,6 +318,6 @@ class ErrorReport:
 
     def write(self, path: str | Path) -> None:
         """One JSON object a file; nothing is written where nothing was skipped."""
-        rows = (json.dumps(entry, ensure_ascii=False) + "\n" for entry in self.files.values())
+        rows = (to_json(entry) + "\n" for entry in self.files.values())
         if self.files:
             write_atomic(path, lambda file: file.write("".join(rows).encode()))

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .files import DataError, DatasetMissing, find_samples, kind_of, read_lines, read_pairs
-from .sampling import draw
+from .sampling import Stream, draw
 
 # %% ../nbs/04b_formats.ipynb #049aca12
 class Row(NamedTuple):
@@ -205,7 +205,7 @@ def read_caltech101(home: Path, split: str, number: int = 30) -> Listing:
         by_class[row.label].append(row)
     rows = []
     for c, label in enumerate(sorted(by_class)):
-        order = draw(0, 0, c).permutation(len(by_class[label]))
+        order = draw(0, c, view=Stream.CALTECH).permutation(len(by_class[label]))
         chosen = order[:number] if split == "train" else order[number:]
         rows += [by_class[label][i] for i in sorted(chosen)]
     return Listing(rows, sorted(by_class), notes=found.notes)

@@ -23,7 +23,7 @@ from .figures import draw_mask, show_panels, to_image
 from .files import DataError, kind_of
 from .masking import gather_tokens, patchify, unpatchify
 from .model import ViCMAE
-from .sampling import draw
+from .sampling import Stream, draw
 from .task import paint
 from .video import open_video, read_picture
 from .views import center_view, denormalize, normalize
@@ -95,7 +95,7 @@ def draw_masks(
         raise ValueError(f"mask_ratio={mask_ratio}: choose a share from 0 (all visible) to 1")
     keep, masks = int(num_patches * (1 - mask_ratio) + 1e-6), torch.ones(num_frames, num_patches)
     for t in range(num_frames):
-        noise = draw(seed, 0, 0 if fixed else t, 1).random(num_patches)
+        noise = draw(seed, 0, 0 if fixed else t, Stream.VIEW).random(num_patches)
         masks[t, noise.argsort(kind="stable")[:keep]] = 0
     return masks
 
