@@ -70,6 +70,8 @@ class Metrics(NamedTuple):
     low: float  # 95 % interval of the value, over test samples
     high: float
     n: int  # samples
+    balanced: float = math.nan
+    confusion: np.ndarray | None = None
 
 
 def _single(scores: np.ndarray, targets: np.ndarray, metric: str) -> Metrics:
@@ -83,12 +85,15 @@ def _single(scores: np.ndarray, targets: np.ndarray, metric: str) -> Metrics:
     hits = np.bincount(targets, before == 0, minlength=classes)
     per_class = np.where(size > 0, hits / np.maximum(size, 1), np.nan)
     top1, top5 = float((before == 0).mean()), float((before < 5).mean())
+    conf = np.zeros((classes, classes), int)
+    np.add.at(conf, (targets, scores.argmax(1)), 1)
+    more = (float(np.nanmean(per_class)), conf)
     if metric == "top1":
-        return Metrics(top1, top1, top5, per_class, *wilson(int(hits.sum()), n), n)
+        return Metrics(top1, top1, top5, per_class, *wilson(int(hits.sum()), n), n, *more)
     there = size > 0
     again = draw(0, 0, view=Stream.BOOTSTRAP).binomial(size[there], per_class[there], (1000, there.sum()))
     low, high = np.quantile((again / size[there]).mean(1), (0.025, 0.975)).tolist()
-    return Metrics(float(np.nanmean(per_class)), top1, top5, per_class, low, high, n)
+    return Metrics(float(np.nanmean(per_class)), top1, top5, per_class, low, high, n, *more)
 
 
 def _several(scores: np.ndarray, targets: np.ndarray) -> Metrics:
