@@ -13,10 +13,11 @@ import torch
 
 from .dataset import PairDataset
 from .distributed import together
-from .features import features_on_ranks, knn_predict, linear_probe, probe_set
+from .features import features_on_ranks, probe_set
 from .files import class_names, find_samples
 from .job import Job, open_run, run_job
 from .model import ViCMAE
+from .probes import evaluate_knn, evaluate_linear
 from .recipes import METHOD, PretrainConfig
 from .run import newest_checkpoint, say
 from vicmae.task import (
@@ -46,9 +47,9 @@ class Probe:
     def __call__(self, model: ViCMAE, linear: bool = False) -> dict[str, float]:
         "Accuracies on unseen files; all ranks call it."
         (x, y), (xt, yt) = ((features_on_ranks(model, im), labels) for im, labels in self.sets)
-        row = {"knn": (knn_predict(x, y, xt) == yt).float().mean().item()}
+        row = {"knn": evaluate_knn(x, y, xt, yt).metrics.value}
         if linear:
-            row["linear"] = linear_probe(x, y, xt, yt)[0]
+            row["linear"] = evaluate_linear(x, y, xt, yt).metrics.value
         return row | {"classes": len(self.names)}
 
 # %% ../nbs/17_pretrain.ipynb #80600bcc

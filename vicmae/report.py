@@ -15,12 +15,15 @@ import os
 import stat
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .files import DataError
 from .labelled import Labelled, open_labelled
+
+if TYPE_CHECKING:
+    from vicmae.probes import Metrics
 
 # %% ../nbs/17b_report.ipynb #afe3462d
 FEW = 5  # files of a class: with fewer, its own accuracy says next to nothing
@@ -247,7 +250,7 @@ def number(value: float | None) -> float | None:
 
 
 def score_table(
-    found: Any,  # Metrics, see `vicmae.probes`
+    found: "Metrics",
     classes: Sequence[str],
 ) -> dict:
     "What is stored of a test."
