@@ -14,13 +14,13 @@ import torch
 from .checkpoints import checkpoints_of
 from .classifier import Classifier
 from .dataset import BatchPlan
-from .finetune import build_backbone, build_classifier, class_weights, init_notes
-from .finetune import open_choice, open_sets
+from .finetune import build_backbone, build_classifier, init_notes, open_choice
+from .finetune import open_sets
 from .finetune_recipes import FinetuneConfig, check_finetune
 from .job import total_steps
 from .launch import human_size
 from .memory import block_bytes, planned_device
-from .report import cautions
+from .report import balanced_weights, cautions
 from .run import read_status
 from .schedule import scaled_lr
 
@@ -53,7 +53,9 @@ def describe_finetuning(
     "What a fine-tuning would do, one line a subject; no media file is opened."
     check_finetune(config)
     train, test = open_sets(config)
-    choice, _ = open_choice(config, train, test), class_weights(config, train)
+    choice = open_choice(config, train, test)
+    if config.class_weights == "balanced":
+        balanced_weights(train)  # or says why not
     plan = BatchPlan(
         [1] * len(train), config.batch_size, config.seed, None, config.repeats, processes
     )
