@@ -78,24 +78,11 @@ def _need(places: Sequence[Path], what: str) -> Path:
     return found
 
 # %% ../nbs/04b_formats.ipynb #ac4bc628
-def read_folders(home: Path, split: str | Path) -> Listing:
-    """Files in folders by class, in the subfolder of a split."""
+def read_folders(home: Path, split: str | Path, frames_as: str = "auto") -> Listing:
+    """Files in folders by class, in the subfolder of a split; see `find_samples`."""
     place = _need([home / split], "files in folders by class")
-    rows = [Row(s.path, s.label, kind=s.kind) for s in find_samples(place)]
-    folders = defaultdict(set)
-    for row in rows:
-        folders[row.label].add(os.path.dirname(row.path))
-    notes = [
-        f"{len(some)} folders are called {label!r} and become one class: "
-        f"{' and '.join(sorted(some)[:2])}"
-        for label, some in folders.items()
-        if len(some) > 1
-    ]
-    full = {os.path.relpath(path, place).split(os.sep)[0] for s in folders.values() for path in s}
-    bare = sorted(f.name for f in os.scandir(place) if f.is_dir() and f.name not in full)
-    if bare:
-        notes.append(f"{len(bare)} folders of {place} hold no file, the first: {bare[0]}")
-    return Listing(rows, notes=notes[:2])
+    found = find_samples(place, frames_as=frames_as)
+    return Listing([Row(s.path, s.label, s.source, s.kind) for s in found], notes=found.notes)
 
 # %% ../nbs/04b_formats.ipynb #26002874
 def read_torchvision(
@@ -320,7 +307,8 @@ def read_kinetics(home: Path, split: str) -> Listing:
     if path is None:
         return read_folders(home, _need(folders, f"the clips of {split}").relative_to(home))
     if "youtube_id" not in read_lines(path, "one clip a line")[0][1]:
-        return Listing([Row(s.path, s.label, s.source, s.kind) for s in find_samples(path)])
+        found = find_samples(path)
+        return Listing([Row(s.path, s.label, s.source, s.kind) for s in found], notes=found.notes)
     folder = _first(folders) or home
     there = _clips([folder, home / "replacement"])
     rows = [
