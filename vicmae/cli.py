@@ -104,6 +104,7 @@ def predict(args: list[str]) -> int:
         clips: int = 0,
         crops: int = 0,
         device: str = "auto",
+        frames_as: str = "auto",
     ) -> int:
         """Print the most likely classes of pictures and clips.
 
@@ -115,10 +116,12 @@ def predict(args: list[str]) -> int:
             clips: views in time of each clip; 0 as the run was tested.
             crops: squares of each frame, 1 or 3; 0 as the run was tested.
             device: auto, cpu, cuda or mps.
+            frames_as: take folders of numbered pictures as clips or as pictures; auto: by names.
         """
         from vicmae.predict import print_predictions
 
-        asked = {"out": out, "top": top, "clips": clips, "crops": crops, "device": device}
+        asked = {"out": out, "top": top, "clips": clips, "crops": crops}
+        asked |= {"device": device, "frames_as": frames_as}
         return print_predictions(checkpoint, files, **asked)
 
     return _parse(ask, "predict", args)

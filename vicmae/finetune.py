@@ -43,7 +43,7 @@ from .views import normalize
 # %% ../nbs/19d_finetune.ipynb #a3c1a1fa
 def open_sets(config: FinetuneConfig) -> tuple[Labelled, Labelled]:
     "What to train on and what to test on, with the same classes; DataError with one sentence."
-    train = of_kind(open_labelled(config.data, config.split, label=config.label), config.kind)
+    train = of_kind(open_labelled(config.data, config.split, **_options(config)), config.kind)
     check_classes([train])
     test = of_kind(_open_test(config, train), config.kind)
     for data in (train, test) if config.num_frames > 1 else ():
@@ -56,13 +56,19 @@ def open_sets(config: FinetuneConfig) -> tuple[Labelled, Labelled]:
     return few(train, config.limit), test
 
 
+def _options(config: FinetuneConfig) -> dict[str, Any]:
+    "How labelled data is opened; what has no splits is divided, if nothing else is to test on."
+    divide = not config.val_data and config.val_split != config.split
+    return {"label": config.label, "frames_as": config.frames_as, "divide": divide}
+
+
 def _open_test(config: FinetuneConfig, train: Labelled) -> Labelled:
     "The test set; if --val-data has one split only, that."
     split = config.val_split
     if config.val_data and len(known := splits_of(config.val_data)) == 1:
         split = known[0]
     try:
-        return open_test(config.val_data or config.data, split, train, label=config.label)
+        return open_test(config.val_data or config.data, split, train, **_options(config))
     except DataError as e:
         where = "--val-data" if config.val_data else "--val-split of --data, or --val-data"
         raise DataError(f"{e} (to test on, which is {where})") from None
@@ -78,7 +84,7 @@ def open_choice(
     others = [name for name in splits_of(config.data) if name not in used]
     if not config.keep_best or not others:
         return test
-    chosen = open_test(config.data, others[0], train, label=config.label)
+    chosen = open_test(config.data, others[0], train, **_options(config))
     return of_kind(chosen, config.kind)
 
 # %% ../nbs/19d_finetune.ipynb #7c0c3d12
@@ -86,7 +92,7 @@ def build_backbone(config: FinetuneConfig) -> ViCMAE:
     "The pretrained backbone, or one with random weights, from the seed."
     torch.manual_seed(config.seed)
     if config.init:
-        return load_model(config.init)
+        return load_model(config.init, "cpu", config.num_heads, config.decoder_num_heads)
     if config.model not in MODELS:
         raise ValueError(f"unknown model {config.model!r}: choose one of {', '.join(MODELS)}")
     return MODELS[config.model](img_size=config.img_size)

@@ -23,12 +23,15 @@ class FinetuneConfig:
     # where:
 
     init: str = "tiny"  # pretrained: a shipped model, run folder or file; nothing: from nothing
+    num_heads: int | None = None  # of attention, where a weight file does not say it
+    decoder_num_heads: int | None = None  # the same for the decoder
     data: str = "data_samples"  # labelled: NAME, NAME:FOLDER, a folder by class or a manifest
     val_data: str = ""  # to test on, in the same form; empty: the test split of --data
     split: str = "train"  # of --data, to train on
     val_split: str = "val"  # of --val-data, or of --data
     label: str = "label"  # column of a manifest that holds the class
     kind: Literal["", "clip", "picture"] = ""  # use these alone of a mixed set; empty: as they are
+    frames_as: Literal["auto", "clips", "pictures"] = "auto"  # folders of numbered pictures
     limit: int = 0  # train on so many samples, evenly over the classes; 0: all
     out: str = "runs/finetune"  # folder of the run; if it holds one, --resume is needed
     resume: bool = False  # go on with the run in --out from its newest good checkpoint
@@ -106,11 +109,11 @@ class FinetuneConfig:
 
 # %% ../nbs/19c_finetune_recipes.ipynb #c7590263
 FINETUNE_PLUMBING = (*PLUMBING, "init", "split", "val_split", "label", "kind", "limit")
-FINETUNE_PLUMBING += ("keep_best",)
+FINETUNE_PLUMBING += ("keep_best", "num_heads", "decoder_num_heads")
 FINETUNE_METHOD = tuple(f.name for f in fields(FinetuneConfig) if f.name not in FINETUNE_PLUMBING)
 _AFTER = ("test_clips", "test_crops")  # a run may be tested again in another way
 FIXED = tuple(f for f in FINETUNE_METHOD if f not in _AFTER)
-FIXED += ("init", "split", "label", "kind", "limit", "keep_best")  # of a run that goes on
+FIXED += ("init", "split", "label", "kind", "limit", "keep_best", "frames_as")  # of a run that goes on
 
 # %% ../nbs/19c_finetune_recipes.ipynb #5914ec07
 def check_finetune(config: FinetuneConfig) -> None:

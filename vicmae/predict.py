@@ -8,7 +8,6 @@ __all__ = ['load_classifier', 'Prediction', 'predict', 'settings_of', 'print_pre
 # %% ../nbs/19e_predict.ipynb #7a7d9fdb
 import csv
 import io
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 import torch
 
 from .batches import TestViews
-from .checkpoints import SHIPPED, CheckpointError, read_tensors, rebuild
+from .checkpoints import SHIPPED, CheckpointError, open_weights, parse_object, rebuild
 from .classifier import Classifier, classify_views
 from .files import DataError, Sample, find_samples, to_json, write_atomic
 from .labelled import Labelled
@@ -41,8 +40,6 @@ def _file_of(source: str | Path) -> Path:
             f"{source} is a pretrained model and knows no classes: teach it some with vicmae "
             f"finetune --init {source} --data LABELLED --out RUN, and give RUN here"
         )
-    if path.suffix in (".pth", ".pt", ".bin"):
-        raise CheckpointError(f"{path}: give a run folder or a .safetensors of vicmae finetune")
     ended = path / "classifier.safetensors"
     return ended if ended.exists() else path
 
@@ -62,6 +59,7 @@ def predict(
     clips: int = 0,  # K clips of each video, or frames for a model of pictures; 0: as tested, or 8
     crops: int = 0,  # 1 or 3 squares of each; 0: as tested
     device: str = "auto",  # auto, cpu, cuda, mps
+    frames_as: str = "auto",  # folders of numbered pictures: auto, clips, pictures
     batch_size: int = 8,  # files at a time
 ) -> Iterator[Prediction]:
     "The most likely classes of files, in their order."
@@ -71,11 +69,9 @@ def predict(
         )
     where = pick_device(device)
     model, settings = load_classifier(source, where), settings_of(source)
-    asked = _asked(files, model)
+    asked = _asked(files, model, frames_as)
     samples = tuple(sample for sample in asked.values() if isinstance(sample, Sample))
-    data = Labelled(
-        "files", "given", samples, tuple(model.classes), np.full(len(samples), -1)
-    )
+    data = Labelled("files", "given", samples, tuple(model.classes), np.full(len(samples), -1))
     views = TestViews(
         data,
         model.config["img_size"],
@@ -107,14 +103,16 @@ def _answers(
             yield Prediction(path, named, errors.get(path, ""))
 
 
-def _asked(files: Sequence[str | Path], model: Classifier) -> dict[str, Sample | str]:
+def _asked(
+    files: Sequence[str | Path], model: Classifier, frames_as: str
+) -> dict[str, Sample | str]:
     "Each file once: as a sample, or why it is none. DataError if there is no sample at all."
     if not files:
         raise DataError("no file is named: give pictures, clips, or folders of them")
     asked: dict[str, Sample | str] = {}
     for file in map(str, files):
         try:
-            asked |= {sample.path: sample for sample in find_samples(file)}
+            asked |= {sample.path: sample for sample in find_samples(file, frames_as=frames_as)}
         except DataError as error:
             asked[file] = str(error)
     for path, sample in asked.items():
@@ -138,8 +136,10 @@ def settings_of(source: str | Path) -> dict:
     path = _file_of(source)
     if path.is_dir():
         file = path / "config.json"
-        return json.loads(file.read_text()) if file.exists() else {}
-    return json.loads(read_tensors(path)[1].get("config", "{}"))
+        text = file.read_text("utf-8", errors="replace") if file.exists() else "{}"
+        return parse_object(text, f"{file}: its values")
+    found = open_weights(path).metadata.get("config", "{}")
+    return parse_object(found, f"{path}: the values of its run")
 
 
 def _best(names: Sequence[str], scores: torch.Tensor, top: int) -> list[tuple[str, float]]:
@@ -152,7 +152,7 @@ def print_predictions(
     source: str | Path,
     files: Sequence[str | Path],
     out: str = "",  # a .csv or .json file for a row of each file; empty: text
-    **options,  # top, clips, crops, device: see `predict`
+    **options,  # top, clips, crops, device, frames_as: see `predict`
 ) -> int:  # 0; 2 if a file could not be read
     "A few lines for each file, or all of them in a table: as the command does it."
     if out and Path(out).suffix not in (".csv", ".json"):

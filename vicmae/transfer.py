@@ -33,6 +33,8 @@ class ProbeConfig:
     "How features are made and read."
 
     checkpoint: str = "tiny"  # run folder, weight file or shipped model
+    num_heads: int | None = None  # of attention, where a weight file does not say it
+    decoder_num_heads: int | None = None  # the same for the decoder
 
     # features:
 
@@ -69,6 +71,7 @@ class EvaluateConfig(ProbeConfig):
     val_split: str = ""  # to test on; empty: the last
     label: str = "label"  # column of a manifest that holds the class
     kind: Literal["", "clip", "picture"] = ""  # use these alone of a mixed set
+    frames_as: Literal["auto", "clips", "pictures"] = "auto"  # folders of numbered pictures
     out: str = ""  # JSON file for the result
 
 
@@ -95,22 +98,24 @@ def open_parts(
     config: EvaluateConfig,
 ) -> tuple[list[Labelled], Labelled]:  # learn from these (choose L2 on the second), test on that
     "The parts of a data set by their roles. Raises DataError."
-    splits, others = splits_of(config.data), splits_of(config.val_data or config.data)
+    divide = not config.val_data and (not config.val_split or config.val_split != config.split)
+    splits = splits_of(config.data, divide)
+    others = splits_of(config.val_data) if config.val_data else splits
     test, learn = config.val_split or others[-1], [config.split or splits[0]]
     if not config.split and {"train", "val"} <= set(splits) - {"" if config.val_data else test}:
         learn = ["train", "val"]
+    options = {"label": config.label, "frames_as": config.frames_as, "divide": divide}
     parts: list[Labelled] = []
     for split in learn:
         classes = parts[0].classes if parts else None
-        parts.append(
-            of_kind(open_labelled(config.data, split, classes, config.label), config.kind)
-        )
+        parts.append(of_kind(open_labelled(config.data, split, classes, **options), config.kind))
     if not config.val_data and test in learn:
         raise DataError(
-            f"{config.data} has no split but {test}: name other files to test on with --val-data"
+            f"{config.data} would be learned from and tested on by the same split, {test}: name "
+            "other files to test on with --val-data"
         )
     check_classes(parts)
-    tests = open_test(config.val_data or config.data, test, parts[0], label=config.label)
+    tests = open_test(config.val_data or config.data, test, parts[0], **options)
     return parts, of_kind(tests, config.kind)
 
 # %% ../nbs/18a_transfer.ipynb #4352e55e
@@ -122,7 +127,8 @@ def load_backbone(
     import torch
     from vicmae.checkpoints import load_model
 
-    model = load_model(config.checkpoint, device)
+    heads = config.num_heads, config.decoder_num_heads
+    model = load_model(config.checkpoint, device, *heads)
     if config.random:
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
@@ -199,7 +205,7 @@ def probe(
         "penalty": number(found.penalty),
         "cautions": said,
         "unreadable": [f"{e['path']}: {e['reason']}" for e in errors],
-        "notes": [note for data in (*parts, test) for note in data.notes]
+        "notes": list(dict.fromkeys(note for data in (*parts, test) for note in data.notes))
         + ["the L2 that won is at an end of the ladder: there may be a better one beyond"]
         * (found.penalty in (LADDER[0], LADDER[-1])),
         "seconds": round(time.perf_counter() - start, 1),
