@@ -22,20 +22,21 @@ from torch import Tensor
 
 from .augment import augment_policy, mix, soft_targets, target_loss
 from .batches import LabelledBatches, TestViews
-from .checkpoints import load_model, rebuild, save_model, whole_tensors
+from .checkpoints import CheckpointError, load_model, open_weights, rebuild
+from .checkpoints import save_model, whole_tensors
 from .classifier import Classifier, classify_views, from_pretrained, layer_groups
 from .distributed import agree, collect, mean_over_ranks, rank, together, world_size
 from .features import image_size
 from .files import DataError, to_json, write_atomic
 from .finetune_recipes import FIXED, FinetuneConfig, check_finetune
 from .job import Job, open_run, run_job
-from .labelled import Labelled, of_kind, open_labelled, splits_of
+from .labelled import Labelled, of_kind, splits_of
 from .model import MODELS, ViCMAE
 from .parallel import Parallel
 from .probes import Metrics, metrics
 from .report import balanced_weights, cautions, check_classes, describe_scores, few
-from .report import open_test, score_table
-from .run import Stopped, newest_checkpoint, read_metrics, say, write_text
+from .report import open_learn, open_test, score_table
+from .run import Stopped, newest_checkpoint, say, write_text
 from .task import fill_cache, frame_cache
 from .train import Task, autocast_for
 from .views import normalize
@@ -43,7 +44,7 @@ from .views import normalize
 # %% ../nbs/19d_finetune.ipynb #a3c1a1fa
 def open_sets(config: FinetuneConfig) -> tuple[Labelled, Labelled]:
     "What to train on and what to test on, with the same classes; DataError with one sentence."
-    train = of_kind(open_labelled(config.data, config.split, **_options(config)), config.kind)
+    train = of_kind(open_learn(config.data, config.split, **_options(config)), config.kind)
     check_classes([train])
     test = of_kind(_open_test(config, train), config.kind)
     for data in (train, test) if config.num_frames > 1 else ():
@@ -258,7 +259,8 @@ class FinetuneJob(Job):
         self.caches: dict[str, Any] = {}
         balanced = self.config.class_weights == "balanced"
         self.weight = torch.from_numpy(balanced_weights(self.train_set)) if balanced else None
-        self.said = cautions([self.train_set], self.test_set)
+        look = lambda: cautions([self.train_set], self.test_set) if rank() == 0 else []
+        self.said = collect(together(look))[0]
         if self.config.keep_best and self.choice is self.test_set:
             self.said.append(
                 "the best weights are chosen by the test files, so the figure is somewhat too good "
@@ -295,7 +297,7 @@ class FinetuneJob(Job):
             found = self.evaluate(step, self.choice)
             if self.config.keep_best and self.mark(found) > self.best:
                 self.best = self.mark(found)
-                self.write_model("best.safetensors", step)
+                self.write_model("best.safetensors", step, mark=self.best)
 
     def mark(self, found: Metrics) -> float:
         "What the best weights are best at."
@@ -303,16 +305,18 @@ class FinetuneJob(Job):
 
     def best_before(self) -> float:
         "The best mark of the steps that are done; -inf if there is none, or its weights are gone."
-        rows = read_metrics(self.run / "evals.jsonl", self.start) if self.start else []
-        if not self.config.keep_best or not (self.run / "best.safetensors").exists():
-            return -math.inf
-        return max((row["mark"] for row in rows if "mark" in row), default=-math.inf)
+        if self.start and self.config.keep_best:  # of later steps too: these come out the same
+            with contextlib.suppress(CheckpointError, ValueError, KeyError):
+                about = open_weights(self.run / "best.safetensors").metadata
+                return float(json.loads(about["config"])["mark"])
+        return -math.inf
 
-    def write_model(self, name: str, step: int) -> None:
+    def write_model(self, name: str, step: int, **more: float) -> None:
         "The model by itself, with averaged weights if there are any; all ranks call it."
         with averaged(self.optimizer):
             weights = whole_tensors(self.model.state_dict())
-        save = lambda: save_model(self.run / name, self.model, step, self.settings, weights)
+        about = self.settings | more
+        save = lambda: save_model(self.run / name, self.model, step, about, weights)
         together(lambda: save() if rank() == 0 else None)
 
     def share_statistics(self) -> None:
@@ -360,9 +364,7 @@ class FinetuneJob(Job):
             self.report.add(errors)
         tops = {"top1": found.top1, "top5": found.top5 if len(data.classes) > 5 else math.nan}
         row = {"step": step, "score": found.value, **{k: v for k, v in tops.items() if v >= 0}}
-        row |= {"views": clips * crops, "n": found.n, "split": data.split}
-        if self.config.keep_best and model is None and data is self.choice:
-            row["mark"] = self.mark(found)
+        row |= {"views": clips * crops, "n": found.n}
         self.note_eval(row)
         return found
 

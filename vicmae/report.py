@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['FEW', 'HANDFUL', 'LARGE', 'MEASURES', 'SHOWN', 'class_counts', 'uneven', 'few', 'balanced_weights', 'check_classes',
-           'open_test', 'shared_files', 'cautions', 'number', 'score_table', 'text_table', 'percent', 'describe_scores']
+           'open_learn', 'open_test', 'shared_files', 'cautions', 'number', 'score_table', 'text_table', 'percent',
+           'describe_scores']
 
 # %% ../nbs/17b_report.ipynb #115d7d04
 import contextlib
@@ -15,11 +16,11 @@ import os
 import stat
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .files import DataError
+from .files import DataError, DatasetMissing
 from .labelled import Labelled, open_labelled, take
 
 if TYPE_CHECKING:
@@ -102,11 +103,27 @@ def _measured(names: Sequence[str], whole: bool = False) -> bool:
     return len(values) > 2 and (whole or not all(value.is_integer() for value in values))
 
 # %% ../nbs/17b_report.ipynb #58467dd9
+def open_learn(
+    data: str,
+    split: str,
+    classes: Sequence[str] | None = None,
+    **options: Any,  # of `open_labelled`
+) -> Labelled:
+    "A part to learn from. Raises DataError; of labels that are measurements it says that."
+    try:
+        return open_labelled(data, split, classes, **options)
+    except DataError:
+        if options.get("divide"):  # one file a class cannot be divided: are they classes at all?
+            with contextlib.suppress(DatasetMissing):
+                check_classes([open_labelled(data, split, classes, **options | {"divide": False})])
+        raise
+
+
 def open_test(
     data: str,
     split: str,
     learn: Labelled,  # the first part that is learned from
-    **options: str,  # of `open_labelled`
+    **options: Any,  # of `open_labelled`
 ) -> Labelled:
     "The part to test on, its classes numbered as in what is learned from. Raises DataError."
     try:
@@ -278,8 +295,13 @@ def score_table(
     classes: Sequence[str],
 ) -> dict:
     "What is stored of a test."
-    top5 = found.top5 if len(classes) > 5 else None
-    table = {k: number(getattr(found, k)) for k in ("value", "low", "high", "top1")}
+    top5, interval = found.top5 if len(classes) > 5 else None, (found.low, found.high)
+    if found.low == found.high:  # drawn again, what is all right stays all right
+        from vicmae.probes import wilson
+
+        interval = wilson(found.value * found.n, found.n)
+    low, high = map(number, interval)
+    table = {"value": number(found.value), "low": low, "high": high, "top1": number(found.top1)}
     table |= {"top5": number(top5), "balanced": number(found.balanced)}
     table["per_class"] = {name: number(value) for name, value in zip(classes, found.per_class)}
     if found.confusion is None:

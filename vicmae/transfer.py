@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from .files import DataError, DatasetMissing, to_json, write_atomic
-from .labelled import Labelled, of_kind, open_labelled, splits_of, take
+from .labelled import Labelled, of_kind, splits_of, take
 from .recipes import check_values
 from .report import MEASURES, cautions, check_classes, describe_scores, number
-from .report import open_test, percent, score_table, shared_files, text_table
+from .report import open_learn, open_test, percent, score_table, shared_files, text_table
 
 if TYPE_CHECKING:
     import torch
@@ -108,7 +108,7 @@ def open_parts(
     parts: list[Labelled] = []
     for split in learn:
         classes = parts[0].classes if parts else None
-        parts.append(of_kind(open_labelled(config.data, split, classes, **options), config.kind))
+        parts.append(of_kind(open_learn(config.data, split, classes, **options), config.kind))
     if not config.val_data and test in learn:
         raise DataError(
             f"{config.data} would be learned from and tested on by the same split, {test}: name "
