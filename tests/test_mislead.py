@@ -69,7 +69,8 @@ def test_senseless_values_are_refused_before_a_file_is_opened(name, value):
 
 @pytest.mark.parametrize("name, value", [
     ("class_weights", "sqrt"), ("keep_best", True), ("time_limit", float("inf")), ("steps", 1.5),
-    ("num_workers", 5000), ("decoder_num_heads", -2), ("optimizer", "adam")])
+    ("num_workers", 5000), ("decoder_num_heads", -2), ("optimizer", "adam"),
+    ("rand_augment", "much")])
 def test_fine_tuning_refuses_them_by_the_same_table(name, value):
     with pytest.raises(ValueError, match=name):
         check_finetune(replace(FinetuneConfig(), **{name: value}))
@@ -300,3 +301,5 @@ def test_predictions_as_a_table(skewed, tmp_path, capsys):
 def test_a_pretrained_model_has_no_classes(name):
     with pytest.raises(CheckpointError, match=f"{name} .*knows no classes.*--init {name}"):
         load_classifier(name)
+    with pytest.raises(CheckpointError, match=f"{name}x: no such file; .* vicmae finetune"):
+        load_classifier(name + "x")

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .augment import augment_policy, mix, soft_targets, target_loss
+from .augment import mix, soft_targets, target_loss
 from .batches import LabelledBatches, TestViews
 from .checkpoints import CheckpointError, load_model, open_weights, rebuild
 from .checkpoints import save_model, whole_tensors
@@ -28,7 +28,7 @@ from .classifier import Classifier, classify_views, from_pretrained, layer_group
 from .distributed import agree, collect, mean_over_ranks, rank, together, world_size
 from .features import image_size
 from .files import DataError, to_json, write_atomic
-from .finetune_recipes import FIXED, FinetuneConfig, check_finetune
+from .finetune_recipes import FIXED, FinetuneConfig, check_finetune, finetune_policy
 from .job import Job, open_run, run_job
 from .labelled import Labelled, of_kind, splits_of
 from .model import MODELS, ViCMAE
@@ -136,11 +136,8 @@ def init_notes(config: FinetuneConfig, backbone: ViCMAE) -> list[str]:
 
 def build_batches(config: FinetuneConfig, data: Labelled) -> LabelledBatches:
     "Training batches of this rank."
-    names = ("flip", "rand_augment", "jitter", "erase")
-    strengths = {"scale": (config.min_scale, 1.0)} | {k: getattr(config, k) for k in names}
-    policy = augment_policy("crop", "clip" if config.num_frames > 1 else "picture", **strengths)
     shape = config.batch_size, config.img_size, config.num_frames, config.sampling_rate
-    drawing = policy, config.seed, config.repeats, _cache(config, data)
+    drawing = finetune_policy(config), config.seed, config.repeats, _cache(config, data)
     reading = rank(), world_size(), config.reader, config.time_limit
     return LabelledBatches(data, *shape, *drawing, *reading)
 

@@ -40,6 +40,11 @@ def _file_of(source: str | Path) -> Path:
             f"{source} is a pretrained model and knows no classes: teach it some with vicmae "
             f"finetune --init {source} --data LABELLED --out RUN, and give RUN here"
         )
+    if not path.exists():
+        raise CheckpointError(
+            f"{path}: no such file; give the folder of a run of vicmae finetune, or the "
+            "classifier.safetensors that it left"
+        )
     ended = path / "classifier.safetensors"
     return ended if ended.exists() else path
 

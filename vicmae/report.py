@@ -147,16 +147,17 @@ def _strange(data: str, split: str, learn: Labelled, options: dict) -> list[str]
     return []
 
 # %% ../nbs/17b_report.ipynb #294f6f13
-LARGE = 200_000  # files: of more, paths alone are compared, as each look may go over a network
-_END = 2**16  # bytes
+LARGE = 100_000  # files: of more, paths alone are compared, as each look may go over a network
+_PIECE = 2**12  # bytes
 
 
-def _ends(path: str, size: int) -> bytes:
-    "A digest of the beginning and the end of a file."
+def _pieces(path: str, size: int) -> bytes:
+    "A digest of the middle and the end of a file, where files of one kind differ most."
     with open(path, "rb") as file:
-        digest = hashlib.blake2b(file.read(_END))
-        file.seek(max(size - _END, 0))
-        digest.update(file.read(_END))
+        file.seek(size // 2)
+        digest = hashlib.blake2b(file.read(_PIECE))
+        file.seek(max(size - _PIECE, 0))
+        digest.update(file.read(_PIECE))
     return digest.digest()
 
 
@@ -172,10 +173,10 @@ def _states(paths: Iterable[str]) -> dict[str, os.stat_result]:
 
 
 class _Contents:
-    "Files by their size and ends; a size is read when it is first asked for."
+    "Files by their size and pieces; a size is read when it is first asked for."
 
     def __init__(self, states: dict[str, os.stat_result]):
-        self.sizes, self.ends = defaultdict(list), {}
+        self.sizes, self.pieces = defaultdict(list), {}
         for path, state in states.items():
             if stat.S_ISREG(state.st_mode) and state.st_size:
                 self.sizes[state.st_size].append(path)
@@ -184,13 +185,13 @@ class _Contents:
         "Whether one of them has the same bytes as another file."
         if size not in self.sizes:
             return False
-        if size not in self.ends:
-            self.ends[size] = defaultdict(list)
+        if size not in self.pieces:
+            self.pieces[size] = defaultdict(list)
             for mine in self.sizes[size]:
                 with contextlib.suppress(OSError):
-                    self.ends[size][_ends(mine, size)].append(mine)
+                    self.pieces[size][_pieces(mine, size)].append(mine)
         with contextlib.suppress(OSError):
-            alike = self.ends[size].get(_ends(path, size), ())
+            alike = self.pieces[size].get(_pieces(path, size), ())
             return any(filecmp.cmp(mine, path, shallow=False) for mine in alike)
         return False
 
