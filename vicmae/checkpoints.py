@@ -311,6 +311,11 @@ def _names_in_file(path: Path, kind: str) -> set[str]:
                 raise ValueError("it is a TorchScript program")
             if any(p.compress_type for p in inside) or sum(p.file_size for p in inside) > size:
                 raise ValueError("it unpacks to more than it is long")
+            for part in inside:
+                part.CRC = part.CRC or None  # torch can be told to write none
+                with archive.open(part) as stream:  # read to its end, bytes that changed show
+                    while stream.read(1 << 20):
+                        pass
             with archive.open(inside[names.index("data.pkl")]) as stream:
                 return _names_in_pickle(stream, _PICKLE)
 
@@ -339,7 +344,8 @@ def _read_torch(path: Path, kind: str) -> Any:
             warnings.simplefilter("ignore")
             content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as e:  # torch raises half a dozen types, with advice that we do not pass on
-        foreign = ", ".join(n for n, root in roots.items() if root not in ("torch", "collections"))
+        plain = ("torch", "collections", "_codecs", "argparse")
+        foreign = ", ".join(name for name, root in roots.items() if root not in plain)
         why = f"it needs {foreign[:200]}" if foreign else f"{type(e).__name__} in torch.load"
         raise CheckpointError(
             f"{path}: holds more than weights and plain values ({why}), or is damaged; {_RESAVE}"

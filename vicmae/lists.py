@@ -19,6 +19,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from .video import is_still, picture_endings
+
 # %% ../nbs/03a_lists.ipynb #3fa10007
 # Endings that are known to be pictures or clips. What can be read of them is asked at run time.
 _STILLS = """
@@ -35,7 +37,6 @@ _UNREAD_FILMS = "braw r3d crm swf wtv dvr-ms"  # no library at hand decodes thei
 CLIPS = frozenset(f".{name}" for name in _FILMS.split())
 MEDIA = CLIPS | {f".{name}" for name in f"{_STILLS} {_UNREAD_FILMS}".split()}
 KINDS = ("picture", "clip")  # the numbers 0 and 1 in a batch
-_NEEDS = {"AVIF": "avif", "JPEG2000": "jpg_2000", "WEBP": "webp"}  # format: a part of Pillow
 
 
 class DataError(ValueError):
@@ -51,15 +52,8 @@ class DatasetMissing(DataError):
 
 @cache
 def pictures() -> frozenset[str]:
-    """Endings of pictures that the Pillow at hand opens; .heic with a plug-in, for example."""
-    from PIL import Image, features
-
-    known = MEDIA - CLIPS
-    able = Image.registered_extensions().items()
-    able = {e for e, name in able if name in Image.OPEN and name not in _NEEDS} | {
-        e for e, name in able if name in _NEEDS and features.check(_NEEDS[name])
-    }
-    return frozenset(known & able)
+    """Endings of pictures that can be read here; .heic with a plug-in, for example."""
+    return frozenset((MEDIA - CLIPS) & picture_endings())
 
 
 def ending(path: str | Path) -> str:
@@ -74,21 +68,8 @@ def kind_of(path: str | Path) -> str | None:
     """
     suffix = ending(path)
     if suffix in CLIPS:
-        return "picture" if suffix in (".gif", ".apng") and _is_still(path) else "clip"
+        return "picture" if suffix in (".gif", ".apng") and is_still(path) else "clip"
     return "picture" if suffix in pictures() else None
-
-
-def _is_still(path: str | Path) -> bool:
-    """Whether a file is there and holds one picture; its frames are counted, not decoded."""
-    from PIL import Image
-
-    if not os.path.isfile(path):  # nothing, a folder, or a pipe that would be waited for
-        return False
-    try:
-        with Image.open(path, formats=("GIF", "PNG", "JPEG", "WEBP", "BMP", "TIFF")) as image:
-            return not getattr(image, "is_animated", False)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return False  # whoever opens it will say what is wrong
 
 
 def unread(path: str | Path) -> str:
