@@ -36,7 +36,7 @@ from .parallel import Parallel
 from .probes import Metrics, metrics
 from .report import balanced_weights, cautions, check_classes, describe_scores, few
 from .report import open_learn, open_test, score_table
-from .run import Stopped, newest_checkpoint, say, write_text
+from .run import Stopped, newest_checkpoint, run_settings, say, write_text
 from .task import fill_cache, frame_cache
 from .train import Task, autocast_for
 from .views import normalize
@@ -414,8 +414,7 @@ class FinetuneJob(Job):
 # %% ../nbs/19d_finetune.ipynb #71607686
 def same_classes(config: FinetuneConfig, classes: tuple[str, ...]) -> None:
     "Refuse to go on with other classes than the run has learned; ValueError."
-    file = Path(config.out, "config.json")
-    then = json.loads(file.read_text()).get("classes") if file.exists() else None
+    then = run_settings(Path(config.out))[0].get("classes")
     if then and then != list(classes):
         gone, new = (", ".join(sorted(set(a) - set(b))[:5]) for a, b in
                      ((then, classes), (classes, then)))

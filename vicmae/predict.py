@@ -19,8 +19,9 @@ import torch
 from .batches import TestViews
 from .checkpoints import SHIPPED, CheckpointError, open_weights, parse_object, rebuild
 from .classifier import Classifier, classify_views
-from .files import DataError, Sample, find_samples, to_json, write_atomic
+from .files import DataError, Sample, as_count, find_samples, to_json, write_atomic
 from .labelled import Labelled
+from .run import run_settings
 from .train import autocast_for, pick_device
 
 # %% ../nbs/19e_predict.ipynb #065d9c55
@@ -74,6 +75,7 @@ def predict(
         )
     where = pick_device(device)
     model, settings = load_classifier(source, where), settings_of(source)
+    tested = lambda name, default: max(as_count(settings.get(name)), 0) or default
     asked = _asked(files, model, frames_as)
     samples = tuple(sample for sample in asked.values() if isinstance(sample, Sample))
     data = Labelled("files", "given", samples, tuple(model.classes), np.full(len(samples), -1))
@@ -81,9 +83,9 @@ def predict(
         data,
         model.config["img_size"],
         model.num_frames,
-        settings.get("sampling_rate", 4),
-        clips or (settings.get("test_clips", 1) if model.num_frames > 1 else _frames(data)),
-        crops or settings.get("test_crops", 1),
+        tested("sampling_rate", 4),
+        clips or (tested("test_clips", 1) if model.num_frames > 1 else _frames(data)),
+        crops or tested("test_crops", 1),
         batch_size=batch_size,
     )
     autocast = autocast_for(where, settings.get("precision", "auto"))
@@ -140,9 +142,7 @@ def settings_of(source: str | Path) -> dict:
     "The configuration of the run that a checkpoint comes from."
     path = _file_of(source)
     if path.is_dir():
-        file = path / "config.json"
-        text = file.read_text("utf-8", errors="replace") if file.exists() else "{}"
-        return parse_object(text, f"{file}: its values")
+        return run_settings(path)[0]
     found = open_weights(path).metadata.get("config", "{}")
     return parse_object(found, f"{path}: the values of its run")
 

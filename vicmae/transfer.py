@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from .files import DataError, DatasetMissing, to_json, write_atomic
+from .files import DataError, DatasetMissing, read_object, to_json, write_atomic
 from .labelled import Labelled, of_kind, splits_of, take
 from .recipes import check_values
 from .report import MEASURES, cautions, check_classes, describe_scores, number
@@ -238,9 +238,9 @@ def _pretrained_on(checkpoint: str) -> Labelled | None:
     path = Path(checkpoint)
     run = path if path.is_dir() else path.parent.parent
     try:
-        stored = json.loads((run / "config.json").read_text(encoding="utf-8"))
-        samples = training_samples(replace(PretrainConfig(), data=stored["data"]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        data = read_object(run / "config.json")["data"]
+        samples = training_samples(replace(PretrainConfig(), data=data))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return Labelled("pretraining", "train", tuple(samples), (), np.full(len(samples), -1))
 
