@@ -28,6 +28,7 @@ from .dataset import FrameCache, make_loader
 from .distributed import collect, gather, rank, together, world_size
 from .files import DataError, Sample, error_entry
 from .model import ViCMAE
+from .sampling import hold_out
 from .video import open_video
 from .views import center_view, normalize
 
@@ -81,25 +82,27 @@ def features_on_ranks(
 
 # %% ../nbs/13_features.ipynb #c26f874a
 def probe_set(
-    samples: list[Sample],
+    samples: Sequence[Sample],
     size: int,  # pixels a side
-    cache: FrameCache | None = None,  # of exactly these samples; None: decode them
-    limit: int = 10_000,  # at most so many, evenly spread over the samples
+    cache: FrameCache | None = None,  # that holds (at least) these samples; None: decode them
+    limit: int = 10_000,  # at most so many, of each class the same share
+    **reading,  # reader, time_limit: see FrameCache
 ) -> tuple[Tensor, Tensor]:  # uint8 [N, 3, S, S], labels [N]
     "One picture a sample, the middle frame of a clip, for samples with a label."
-    if cache is None:
-        known = [s for s in samples if s.label_id >= 0]
-        cache = FrameCache(known[:: -(-len(known) // limit)], size) if known else None
-    samples = cache.samples if cache else []
-    known = [(i, s.label_id) for i, s in enumerate(samples) if s.label_id >= 0]
+    known = [s for s in samples if s.label_id >= 0]
     if not known:
         raise DataError("no sample has a label: put files into folders by class or use a manifest")
-    known = known[:: -(-len(known) // limit)]
-    images = [
-        center_view(torch.as_tensor(frames[len(frames) // 2]), size)
-        for frames in (cache[i][0] for i, _ in known)
-    ]
-    return torch.stack(images), torch.tensor([label for _, label in known])
+    if len(known) > limit:
+        chosen = hold_out(np.array([s.label_id for s in known]), limit / len(known))
+        known = [s for s, taken in zip(known, chosen) if taken]
+    cache = FrameCache(known, size, **reading) if cache is None else cache
+    place = {sample.path: i for i, sample in enumerate(cache.samples)}
+    known = [s for s in known if s.path in place]  # the others cannot be read
+    if not known:
+        raise DataError("not one of the labelled samples can be read")
+    frames = (cache[place[s.path]][0] for s in known)
+    images = [center_view(torch.as_tensor(f[len(f) // 2]), size) for f in frames]
+    return torch.stack(images), torch.tensor([s.label_id for s in known])
 
 # %% ../nbs/13_features.ipynb #9b1a1091
 VERSION = 1  # of the features: a change in what is computed must change it
@@ -368,7 +371,7 @@ def knn_scores(
 ) -> Tensor:  # [M, C] shares of the votes
     "Weighted k-nearest neighbours by cosine similarity (Wu et al., 2018)."
     if k < 1 or not 0 < temperature < float("inf"):
-        raise ValueError(f"k = {k}, temperature = {temperature}: give 1 neighbour or more, and a T above 0")
+        raise ValueError(f"k = {k}, temperature = {temperature}: give 1 or more, and more than 0")
     train, test, single = F.normalize(train, dim=1), F.normalize(test, dim=1), labels.ndim == 1
     classes = (num_classes or int(labels.max()) + 1) if single else labels.shape[1]
 
