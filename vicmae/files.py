@@ -561,7 +561,7 @@ class ErrorReport:
                 f"({times} times), the first because: {bad[0]['reason']}"
             ]
         if part:
-            said.append(f"{len(part)} files are used in part, the first: {part[0]['reason']}")
+            said.append(f"{len(part)} files are used with a note, the first: {part[0]['reason']}")
         return " ".join(said)
 
     def write(self, path: str | Path) -> None:
