@@ -1,4 +1,4 @@
-"""Longest tests first, so that two workers finish together; a last line that counts them."""
+"""Longest tests first, so that two workers finish together; markers; a last line that counts."""
 import os
 import sys
 
@@ -8,6 +8,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # What takes longest, in this order; everything else keeps its place behind.
 LONGEST = ["test_site", "test_wheel", "runs[17_pretrain", "runs[15_train", "runs[08_distributed",
            "runs[11_vicmae", "runs[13_features", "runs[07_autoencoder", "runs[01_world", "runs["]
+
+
+MARKERS = {
+    "floats": "compares what floating-point arithmetic gives: threads, kernels and versions show",
+    "clocks": "waits, measures or kills at a moment: the speed and the load of the machine show",
+}  # `pytest -m "floats or clocks" tests` runs both; tests/variations.py does so in several ways
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for name, meaning in MARKERS.items():
+        config.addinivalue_line("markers", f"{name}: {meaning}")
 
 
 def _rank(item: pytest.Item) -> int:
