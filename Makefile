@@ -11,7 +11,7 @@ JOBS   ?= 2
 .PHONY: help env demo test variations docs notebooks readme hooks clean
 
 help:       ## say what there is to make
-	@sed -n 's/^\([a-z]*\): .*## /  make \1|/p' Makefile | awk -F'|' '{printf "%-18s%s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z]*\): .*## /  make \1|/p' Makefile | awk -F'|' '{printf "%-20s%s\n", $$1, $$2}'
 
 env: $(STAMP) ## create .venv and install vicmae with everything needed to work on it
 
