@@ -105,7 +105,7 @@ def run_lane(lane: str, python: str, args: argparse.Namespace, log) -> tuple[str
     found = json.loads(said.stdout) if not said.returncode else {"no torch": said.stderr[-200:]}
     versions = ", ".join(f"{name} {version}" for name, version in found.items())
     print(versions, file=log, flush=True)
-    command = [python, "-m", "pytest", "-q", "-n", str(args.jobs), "--maxschedchunk", "1",
+    command = [python, "-m", "pytest", "-v", "-n", str(args.jobs), "--maxschedchunk", "1",
                "-m", "floats or clocks", "--durations", "10", *args.tests]
     began = time.monotonic()
     with load(lane == "busy"):
