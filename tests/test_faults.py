@@ -16,7 +16,7 @@ import faulty
 import pytest
 import torch
 from faulty import Run, Server, left
-from waiting import PATIENCE
+from waiting import PATIENCE, wait_for
 
 from vicmae.checkpoints import checkpoints_of, read_tensors
 from vicmae.run import read_metrics
@@ -295,6 +295,7 @@ def test_a_frozen_rank_is_waited_for(tmp_path, go, whole):
         state = lambda: Path(f"/proc/{runs[1].pid}/stat").read_text().rsplit(")")[1].split()[0]
         while runs[1].poll() is None and state() != "T":
             time.sleep(0.02)
+        wait_for("step before the frozen one", lambda: len(rows(tmp_path / "run")) == BAD - 1)
         time.sleep(FREEZE)
         assert codes(runs) == [None, None] and len(rows(tmp_path / "run")) == BAD - 1
         runs[1].kill(signal.SIGCONT)
@@ -321,7 +322,7 @@ def test_torchrun_starts_again_and_hands_signals_on(few, tmp_path, whole, again)
     faults = {"hit": [
         {"step": BAD, "rank": 1, "do": "kill"},
         {"step": BAD + 1, "rank": 1, "do": "signal", "number": USR1, "to": "parent", "again": True},
-        {"step": BAD + 1, "rank": 1, "do": "sleep", "seconds": 2, "again": True}]}
+        {"step": BAD + 1, "rank": 1, "do": "sleep", "seconds": 5, "again": True}]}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
                "--max-restarts=1", "--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1",
                faulty.__file__, json.dumps(faults), "pretrain", "--recipe", "debug", "--data", few,
