@@ -5,6 +5,12 @@ import sys
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["COLUMNS"] = "100"  # of whatever terminal the tests are started from
+# What a job of several processes, or a terminal, would tell the programs that tests start.
+TOLD = ("SLURM_", "TORCHELASTIC_", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE",
+        "MASTER_ADDR", "MASTER_PORT", "FORCE_COLOR", "CLICOLOR_FORCE")
+for _name in [name for name in os.environ if name.startswith(TOLD)]:
+    del os.environ[_name]
 # What takes longest, in this order; everything else keeps its place behind.
 LONGEST = ["test_site", "test_wheel", "runs[17_pretrain", "runs[15_train", "runs[08_distributed",
            "runs[11_vicmae", "runs[13_features", "runs[07_autoencoder", "runs[01_world", "runs["]
