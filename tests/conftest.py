@@ -1,5 +1,6 @@
 """Longest tests first, so that two workers finish together; markers; a last line that counts."""
 import os
+import signal
 import sys
 
 import pytest
@@ -11,6 +12,9 @@ TOLD = ("SLURM_", "TORCHELASTIC_", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WO
         "MASTER_ADDR", "MASTER_PORT", "FORCE_COLOR", "CLICOLOR_FORCE")
 for _name in [name for name in os.environ if name.startswith(TOLD)]:
     del os.environ[_name]
+# A shell lets what it starts in the background ignore Ctrl-C, and programs hand that down.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # What takes longest, in this order; everything else keeps its place behind.
 LONGEST = ["test_site", "test_wheel", "runs[17_pretrain", "runs[15_train", "runs[08_distributed",
            "runs[11_vicmae", "runs[13_features", "runs[07_autoencoder", "runs[01_world", "runs["]
