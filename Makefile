@@ -8,10 +8,10 @@ DEMO   ?= runs/demo
 JOBS   ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test docs notebooks readme hooks clean
+.PHONY: help env demo test variations docs notebooks readme hooks clean
 
 help:       ## say what there is to make
-	@sed -n 's/^\([a-z]*\): .*## /  make \1|/p' Makefile | awk -F'|' '{printf "%-18s%s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z]*\): .*## /  make \1|/p' Makefile | awk -F'|' '{printf "%-20s%s\n", $$1, $$2}'
 
 env: $(STAMP) ## create .venv and install vicmae with everything needed to work on it
 
@@ -34,6 +34,9 @@ demo: $(STAMP) ## pretrain the debug recipe on data_samples/ and say where the r
 
 test: $(STAMP) ## run every check: notebooks, tests, ruff, wheel, sizes
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(JOBS) --maxschedchunk 1 --durations 12 tests
+
+variations: $(STAMP) ## tests that a machine could change, in several ways (LANES="busy oldest")
+	$(PY) tests/variations.py $(LANES)
 
 docs: $(STAMP) ## build the site in _docs/: notebooks with their pictures, API, search
 	$(PY) docs/build.py

@@ -70,7 +70,7 @@ def environment(home: Path) -> dict[str, str]:
 def trust(notebook: Path, home: Path) -> None:
     "Sign a notebook, as a server does for what was run on it: its outputs may be more than text."
     command = [sys.executable, "-m", "jupyter", "trust", str(notebook)]
-    subprocess.run(command, env=environment(home), check=True, capture_output=True, timeout=60)
+    subprocess.run(command, env=environment(home), check=True, capture_output=True, timeout=300)
 
 
 class Lab:
@@ -79,7 +79,7 @@ class Lab:
     def __init__(self, port: int, token: str, process: subprocess.Popen):
         self.url, self.token, self.process = f"http://127.0.0.1:{port}", token, process
 
-    def ask(self, path: str, method: str = "GET", timeout: float = 10) -> str:
+    def ask(self, path: str, method: str = "GET", timeout: float = 60) -> str:
         request = urllib.request.Request(self.url + path, method=method)
         request.add_header("Authorization", f"token {self.token}")
         with urllib.request.urlopen(request, timeout=timeout) as answer:
@@ -87,7 +87,7 @@ class Lab:
 
 
 @contextlib.contextmanager
-def jupyterlab(folder: Path, home: Path, seconds: float = 90) -> Iterator[Lab]:
+def jupyterlab(folder: Path, home: Path, seconds: float = 300) -> Iterator[Lab]:
     "A server for the notebooks in `folder`; its kernels and it are gone afterwards."
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -130,7 +130,7 @@ def stop(lab: Lab) -> None:
             lab.ask(f"/api/sessions/{session['id']}", "DELETE", 20)
     lab.process.terminate()
     try:
-        lab.process.wait(15)
+        lab.process.wait(60)
     except subprocess.TimeoutExpired:
         lab.process.kill()
         lab.process.wait(15)

@@ -1,13 +1,34 @@
-"""Longest tests first, so that two workers finish together; a last line that counts them."""
+"""Longest tests first, so that two workers finish together; markers; a last line that counts."""
 import os
+import signal
 import sys
 
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["COLUMNS"] = "100"  # of whatever terminal the tests are started from
+# What a job of several processes, or a terminal, would tell the programs that tests start.
+TOLD = ("SLURM_", "TORCHELASTIC_", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE",
+        "MASTER_ADDR", "MASTER_PORT", "FORCE_COLOR", "CLICOLOR_FORCE")
+for _name in [name for name in os.environ if name.startswith(TOLD)]:
+    del os.environ[_name]
+# A shell lets what it starts in the background ignore Ctrl-C, and programs hand that down.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # What takes longest, in this order; everything else keeps its place behind.
 LONGEST = ["test_site", "test_wheel", "runs[17_pretrain", "runs[15_train", "runs[08_distributed",
            "runs[11_vicmae", "runs[13_features", "runs[07_autoencoder", "runs[01_world", "runs["]
+
+
+MARKERS = {
+    "floats": "compares what floating-point arithmetic gives: threads, kernels and versions show",
+    "clocks": "waits, measures or kills at a moment: the speed and the load of the machine show",
+}  # `pytest -m "floats or clocks" tests` runs both; tests/variations.py does so in several ways
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for name, meaning in MARKERS.items():
+        config.addinivalue_line("markers", f"{name}: {meaning}")
 
 
 def _rank(item: pytest.Item) -> int:

@@ -233,7 +233,7 @@ class Run:
             self.ended = time.monotonic()
         return code
 
-    def wait(self, seconds: float = 120) -> int:
+    def wait(self, seconds: float = 300) -> int:
         "Wait for its end; kill it, with all that it has started, and fail if that takes too long."
         end = time.monotonic() + seconds
         while (code := self.poll()) is None:
@@ -264,12 +264,12 @@ class Server:
                                         stdout=subprocess.PIPE)
         self.ready = False
         while not self.ready:
-            self.listen(60)
+            self.listen(300)
         return self
 
     def __exit__(self, *error: object) -> None:
         self.process.stdin.close()
-        self.process.wait(30)
+        self.process.wait(300)
 
     def listen(self, seconds: float) -> None:
         "Take in what the server has said."
@@ -295,7 +295,7 @@ class Server:
                  "log": log}
         self.process.stdin.write(json.dumps(order).encode() + b"\n")
         while not self.started:
-            self.listen(30)
+            self.listen(300)
         return Run(self, self.started.pop(0), log)
 
     def ranks(self, count: int, *args: object, faults: dict | None = None) -> list[Run]:

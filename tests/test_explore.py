@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from browser import FLAGS, WATCH, find_browser, jupyterlab, trust, write_notebook
 from PIL import Image
+from waiting import wait_for
 
 from vicmae.canvas import Canvas, keep_pictures
 from vicmae.controls import Explorer, FileChooser, slider
@@ -26,8 +27,8 @@ from vicmae.explore import (
 
 ROOT = Path(__file__).resolve().parents[1]
 VIEW = "application/vnd.jupyter.widget-view+json"
-PATIENCE = 120_000  # milliseconds for a page or a kernel to come
-SLOW = 3.0  # seconds; a noisy machine may take long, a broken widget takes for ever
+PATIENCE = 300_000  # milliseconds for a page or a kernel to come
+SLOW = 60.0  # seconds; a busy machine may take long, a broken widget takes for ever
 
 
 def pictures(explorer: Explorer) -> dict[str, bytes]:
@@ -223,7 +224,7 @@ from vicmae.canvas import Canvas
 Canvas(); Canvas()
 assert asked == [1], asked
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
 
 
 # ---------------------------------------------------------------- in JupyterLab
@@ -362,6 +363,7 @@ def test_every_widget_shows(page) -> None:
         assert output.evaluate(fits), "needs horizontal scrolling at 1280 pixels"
 
 
+@pytest.mark.clocks
 def test_a_slider_moves_the_picture(page) -> None:
     said = page.status(1)
     seed = page.knob(1, "seed")
@@ -376,8 +378,9 @@ def test_a_slider_moves_the_picture(page) -> None:
     for step in range(10):
         page.page.mouse.move(x - 6 * step, y)
     page.page.mouse.up()
-    page.page.wait_for_timeout(500)
-    assert page.canvas(1, 2).evaluate("e => window.pixels(e)") != before
+    wait_for("change of the pasted picture",
+             lambda: page.canvas(1, 2).evaluate("e => window.pixels(e)") != before
+             and page.status(1) != said)
     assert "patches hidden" in page.status(1) and page.status(1) != said
     for i, k, name in ((2, 0, "seed"), (3, 1, "block"), (4, 0, "start of the ramp")):
         knob = page.knob(i, name)
@@ -387,6 +390,7 @@ def test_a_slider_moves_the_picture(page) -> None:
             assert seconds < SLOW
 
 
+@pytest.mark.clocks
 def test_painting_a_mask_is_followed(page) -> None:
     canvas, pasted = page.canvas(1, 0), page.canvas(1, 2)
     page.knob(1, "mask ratio").press("Home")  # nothing hidden
@@ -410,6 +414,7 @@ def test_painting_a_mask_is_followed(page) -> None:
     page.no_traceback()
 
 
+@pytest.mark.clocks
 def test_a_click_on_a_patch_is_answered(page) -> None:
     canvas, attention = page.canvas(3, 0), page.canvas(3, 1)
     box = canvas.bounding_box()
@@ -422,6 +427,7 @@ def test_a_click_on_a_patch_is_answered(page) -> None:
     page.page.wait_for_function("() => document.body.innerText.includes('patch (2, 5) of frame 0')")
 
 
+@pytest.mark.clocks
 def test_dots_of_the_schedule_are_dragged(page) -> None:
     plan = page.canvas(4, 0)
     before, box = page.status(4), plan.bounding_box()
@@ -432,10 +438,9 @@ def test_dots_of_the_schedule_are_dragged(page) -> None:
     page.page.mouse.up()
     page.page.wait_for_function(
         "said => !document.body.innerText.includes(said)", arg=before.split(" · ")[0])
-    page.page.wait_for_timeout(300)
-    start, length = (float(re.search(rf"--lam-{name} ([\d.]+)", page.status(4))[1])
-                     for name in ("start", "length"))
-    assert abs(start + length - 0.8) < 0.03, page.status(4)
+    end = lambda: sum(float(re.search(rf"--lam-{name} ([\d.]+)", page.status(4))[1])
+                      for name in ("start", "length"))
+    wait_for("ramp that ends where the dot was left", lambda: abs(end() - 0.8) < 0.03)
 
 
 def test_files_are_chosen_and_bad_ones_answered(page, tmp_path) -> None:
@@ -457,11 +462,12 @@ def test_files_are_chosen_and_bad_ones_answered(page, tmp_path) -> None:
     page.no_traceback()
 
 
+@pytest.mark.clocks
 def test_the_newest_event_wins_and_waiting_is_announced(page) -> None:
     knob = page.knob(6, "slow")
-    knob.focus()
-    for _ in range(30):
-        page.page.keyboard.press("ArrowRight")
+    knob.focus()  # 30 events at once, however slow the machine is
+    knob.evaluate("e => { for (let i = 0; i < 30; i++) e.dispatchEvent("
+                  "new KeyboardEvent('keydown', {key: 'ArrowRight', bubbles: true})); }")
     page.page.wait_for_function("() => document.body.innerText.includes('computing…')")
     page.page.wait_for_function("() => document.body.innerText.includes(', now 30')")
     calls = int(page.status(6).split()[0])

@@ -17,6 +17,7 @@ import faulty
 import pytest
 import torch
 from faulty import Run, Server, left
+from waiting import PATIENCE, wait_for
 
 from vicmae.checkpoints import checkpoints_of, read_tensors
 from vicmae.run import read_metrics
@@ -53,7 +54,7 @@ def server(tmp_path_factory):
 def go(server, few):
     "A function that runs some ranks to their end, which must come, and leaves no process behind."
     def run(out: Path, *args: object, ranks: int = 1, faults: dict | None = None, data: Path = few,
-            seconds: float = 60, during=lambda runs: None) -> list[Run]:
+            seconds: float = PATIENCE, during=lambda runs: None) -> list[Run]:
         options = ["--recipe", "debug", "--data", data, "--out", out, "--batch-size", 8,
                    "--steps", STEPS, "--checkpoint-every", EVERY, "--precision", "fp32",
                    "--no-tensorboard", "--time-limit", 0, *args]
@@ -66,7 +67,7 @@ def go(server, few):
         for one in runs:
             one.wait(max(end - time.monotonic(), 0.1))
         while any(left(one.pid) for one in runs):  # its helpers notice within seconds
-            assert time.monotonic() < end + 10, [left(one.pid) for one in runs]
+            assert time.monotonic() < end + PATIENCE, [left(one.pid) for one in runs]
             time.sleep(0.05)
         return runs
     return run
@@ -274,12 +275,13 @@ def test_nothing_finite_any_more(tmp_path, go, ranks):
 
 # ---- 4. dead and frozen ranks ----
 
+@pytest.mark.clocks
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_rank_ends_the_others(tmp_path, go, again, rank):
     out = tmp_path / "run"
     runs = go(out, ranks=2, faults=at(BAD, "kill", rank=rank))
     assert codes(runs)[rank] == -9 and codes(runs)[1 - rank] == 2
-    assert runs[1 - rank].ended - runs[rank].ended < 60
+    assert runs[1 - rank].ended - runs[rank].ended < PATIENCE
     said = sentences(runs)
     assert len(said) == 1 and f"rank {1 - rank} lost another process" in said[0]
     assert status(out)["state"] == "failed" and "lost another process" in status(out)["reason"]
@@ -288,11 +290,13 @@ def test_a_killed_rank_ends_the_others(tmp_path, go, again, rank):
         again(out, ranks=2)
 
 
+@pytest.mark.clocks
 def test_a_frozen_rank_is_waited_for(tmp_path, go, whole):
     def thaw(runs: list[Run]) -> None:
         state = lambda: Path(f"/proc/{runs[1].pid}/stat").read_text().rsplit(")")[1].split()[0]
         while runs[1].poll() is None and state() != "T":
             time.sleep(0.02)
+        wait_for("step before the frozen one", lambda: len(rows(tmp_path / "run")) == BAD - 1)
         time.sleep(FREEZE)
         assert codes(runs) == [None, None] and len(rows(tmp_path / "run")) == BAD - 1
         runs[1].kill(signal.SIGCONT)
@@ -302,29 +306,31 @@ def test_a_frozen_rank_is_waited_for(tmp_path, go, whole):
     same(tmp_path / "run", whole(2))
 
 
+@pytest.mark.clocks
 def test_a_rank_that_stays_frozen_is_given_up(tmp_path, go):
     def kill(runs: list[Run]) -> None:
-        runs[0].wait(60)
+        runs[0].wait(PATIENCE)
         runs[1].kill(signal.SIGKILL)
 
-    faults = at(BAD, "signal", number=signal.SIGSTOP, rank=1) | {"minutes": {"minutes": 0.05}}
+    faults = at(BAD, "signal", number=signal.SIGSTOP, rank=1) | {"minutes": {"minutes": 0.1}}
     runs = go(tmp_path / "run", ranks=2, faults=faults, during=kill)
     assert codes(runs) == [2, -9] and "lost another process" in sentences(runs[:1])[0]
 
 
+@pytest.mark.clocks
 def test_torchrun_starts_again_and_hands_signals_on(few, tmp_path, whole, again):
     out = tmp_path / "run"
     faults = {"hit": [
         {"step": BAD, "rank": 1, "do": "kill"},
         {"step": BAD + 1, "rank": 1, "do": "signal", "number": USR1, "to": "parent", "again": True},
-        {"step": BAD + 1, "rank": 1, "do": "sleep", "seconds": 2, "again": True}]}
+        {"step": BAD + 1, "rank": 1, "do": "sleep", "seconds": 5, "again": True}]}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
                "--max-restarts=1", "--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1",
                faulty.__file__, json.dumps(faults), "pretrain", "--recipe", "debug", "--data", few,
                "--out", out, "--batch-size", 8, "--steps", STEPS, "--checkpoint-every", EVERY,
                "--precision", "fp32", "--no-tensorboard", "--time-limit", 0]
     done = subprocess.run(list(map(str, command)), env=faulty.ENV, capture_output=True, text=True,
-                          timeout=200)
+                          timeout=PATIENCE)
     said = [line for line in done.stderr.splitlines() if "decoding" not in line]
     for words in ("lost another process", "stopping after this step"):
         assert any(words in line for line in said), "\n".join(said)
@@ -422,7 +428,7 @@ def test_a_clock_that_jumps_changes_dates_only(tmp_path, go, whole, jump):
     same(out, whole(1))
     year = int(status(out)["time"][:4]) - time.gmtime().tm_year
     assert abs(year * 365 * 86400 - jump) <= 2 * 86400
-    assert all(0 < row["seconds"] < 60 and row["pairs_per_s"] > 0 for row in rows(out))
+    assert all(0 < row["seconds"] < PATIENCE and row["pairs_per_s"] > 0 for row in rows(out))
 
 
 # ---- 8. another number of processes ----
@@ -430,9 +436,10 @@ def test_a_clock_that_jumps_changes_dates_only(tmp_path, go, whole, jump):
 def near(out: Path, good: Path) -> None:
     assert len(rows(out)) == STEPS
     for a, b in zip(curve(out), curve(good)):
-        assert a == pytest.approx(b, rel=1e-4)
+        assert a == pytest.approx(b, rel=1e-3)
 
 
+@pytest.mark.floats
 def test_ranks_and_workers_may_change_the_batch_may_not(tmp_path, go, whole):
     out = tmp_path / "run"
     stopped(go(out, faults=at(2, "signal", number=TERM)), out, TERM, 2)
@@ -446,6 +453,7 @@ def test_ranks_and_workers_may_change_the_batch_may_not(tmp_path, go, whole):
     near(out, whole(1))
 
 
+@pytest.mark.floats
 def test_sharded_on_two_then_whole_on_one(tmp_path, go, whole):
     out, fault = tmp_path / "run", at(BAD, "signal", number=USR1, rank=1)
     stopped(go(out, "--parallel", "fsdp", ranks=2, faults=fault), out, USR1, BAD)

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from waiting import PATIENCE
 
 from vicmae.batches import TestViews
 from vicmae.checkpoints import load_model, read_tensors, save_model
@@ -27,7 +28,7 @@ from vicmae.run import read_metrics, read_status
 from vicmae.world import OBJECTS, write_world
 
 test_model.__test__ = False  # no test, whatever pytest makes of the name
-ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
+ENV = dict(os.environ)
 KILL = "import os, signal, vicmae.job as m; f = m.Job.log\n" \
        "def log(self, show, row):\n" \
        "    f(self, show, row)\n" \
@@ -44,7 +45,7 @@ def command(*args, ranks: int = 1, kill: str = "") -> subprocess.CompletedProces
         start += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
     what = ["-c", kill] if kill else ["-m", "vicmae.cli"]
     return subprocess.run([*start, *what, *map(str, args)], capture_output=True, text=True,
-                          env=ENV, timeout=280)
+                          env=ENV, timeout=PATIENCE)
 
 
 class Done(NamedTuple):
@@ -118,6 +119,7 @@ def test_what_a_run_leaves(whole, world):
     assert right == pytest.approx(result["top1"], abs=1e-6)  # predict asks as the run was tested
 
 
+@pytest.mark.floats
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_killed_and_resumed_it_is_the_same_run(whole, world, tmp_path, number):
     run = tmp_path / "run"
@@ -145,13 +147,14 @@ def one(world, tmp_path_factory) -> Path:
     return run
 
 
+@pytest.mark.floats
 @pytest.mark.parametrize("more", [(), ("--parallel", "fsdp"), ("--accum-iter", 2)])
 def test_two_ranks_are_one(one, world, tmp_path, more):
     two = tmp_path / "two"
     done = command(*options(world, two, *STILL, *more), ranks=2)
     assert done.returncode == 0, done.stderr
     for a, b in zip(losses(one), losses(two), strict=True):
-        assert a == pytest.approx(b, rel=2e-5)
+        assert a == pytest.approx(b, rel=2e-4)
     mine, true = weights(two), weights(one)
     # a gradient that is 0 but for rounding is a step of Adam's in any direction
     close = {k: (mine[k] - v).abs().max().item() for k, v in true.items()}
@@ -264,6 +267,7 @@ def test_a_signal_ends_a_test(world, tmp_path):
     assert done.returncode == 0 and json.loads((run / "test.json").read_text())["n"] == 14
 
 
+@pytest.mark.floats
 def test_statistics_of_a_probe_are_one_on_two_ranks(world, tmp_path):
     "The test is that of the model which is saved, whichever rank has done it."
     run = tmp_path / "run"

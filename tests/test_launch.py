@@ -4,13 +4,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from waiting import PATIENCE, wait_for
 
 import vicmae.autoencoder
 from vicmae.cli import main
@@ -69,6 +69,7 @@ SIZES = {"debug": {}, "small": dict(img_size=160, projector_hidden_dim=256, batc
          "tiny": dict(batch_size=32, head="paper", shared_heads=False)}
 
 
+@pytest.mark.floats
 @pytest.mark.parametrize("bf16", (False, True))
 @pytest.mark.parametrize("name", SIZES)
 @pytest.mark.parametrize("device", ("cpu", "cuda"))
@@ -155,16 +156,16 @@ def start_script(folder: Path, **settings: object) -> subprocess.Popen:
                             stderr=subprocess.STDOUT, text=True)
 
 
+@pytest.mark.clocks
 @pytest.mark.parametrize("case", CASES)
 def test_script_decides(case: str, tmp_path: Path) -> None:
     settings, code, requeued = CASES[case]
     job = start_script(tmp_path, **settings)
     if settings.get("warn"):
-        end = time.time() + 20
-        while not (tmp_path / "started").exists() and time.time() < end:
-            time.sleep(0.05)
+        wait_for("start of the training step",
+                 lambda: (tmp_path / "started").exists() or job.poll() is not None)
         job.send_signal(signal.SIGUSR1)
-    said, _ = job.communicate(timeout=30)
+    said, _ = job.communicate(timeout=PATIENCE)
     assert job.returncode == code, said
     queued = (tmp_path / "requeued").read_text() if (tmp_path / "requeued").exists() else ""
     assert queued == ("requeue 7\n" if requeued else ""), said

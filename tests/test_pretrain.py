@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from waiting import PATIENCE
 
 from vicmae.checkpoints import checkpoints_of, load_model
 from vicmae.files import DataError
@@ -22,7 +23,7 @@ from vicmae.pretrain import probe_notes
 from vicmae.recipes import get_recipe
 
 SAMPLES = Path(__file__).parents[1] / "data_samples"
-ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
+ENV = dict(os.environ)
 SAME = ("step", "loss", "loss_recon", "loss_contrast", "lambda", "lr", "grad_norm")
 
 
@@ -30,7 +31,7 @@ def vicmae(*args: str, wait: bool = True):
     "Run the command; the finished process, or the running one."
     command = [sys.executable, "-m", "vicmae.cli", *map(str, args)]
     if wait:
-        return subprocess.run(command, capture_output=True, text=True, env=ENV, timeout=280)
+        return subprocess.run(command, capture_output=True, text=True, env=ENV, timeout=PATIENCE)
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENV
     )
@@ -92,6 +93,7 @@ def test_tensorboard_gets_every_row(whole):
     ]
 
 
+@pytest.mark.floats
 def test_killed_at_any_moment_and_resumed_it_is_the_same_run(few, whole, tmp_path):
     out = tmp_path / "killed"
     args = "--steps", "24", "--batch-size", "8", "--checkpoint-every", "4", "--resume"
@@ -115,6 +117,7 @@ def test_killed_at_any_moment_and_resumed_it_is_the_same_run(few, whole, tmp_pat
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
 
+@pytest.mark.clocks
 def test_a_signal_saves_and_stops(few, whole, tmp_path):
     out = tmp_path / "stopped"
     process = pretrain(out, "--steps", "24", "--batch-size", "8", data=few, wait=False)
@@ -122,7 +125,7 @@ def test_a_signal_saves_and_stops(few, whole, tmp_path):
         time.sleep(0.01)
         assert process.poll() is None
     process.send_signal(signal.SIGTERM)
-    stdout, _ = process.communicate(timeout=60)
+    stdout, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode in (143, 0) and ("--resume" in stdout or process.returncode == 0)
     assert checkpoints_of(out)
     done = pretrain(out, "--steps", "24", "--batch-size", "8", "--resume", data=few)
@@ -141,6 +144,7 @@ def test_a_damaged_checkpoint_is_passed_over(few, whole, tmp_path):
     assert [row[0] for row in curve(out)] == list(range(1, 29))
 
 
+@pytest.mark.floats
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_workers_change_nothing(few, whole, tmp_path, workers):
     out = tmp_path / "run"
@@ -148,6 +152,7 @@ def test_workers_change_nothing(few, whole, tmp_path, workers):
     assert done.returncode == 0 and curve(out) == curve(whole)
 
 
+@pytest.mark.floats
 def test_two_processes(few, tmp_path):
     args = "--steps", "3", "--batch-size", "8", "--precision", "fp32"
     command = [
@@ -168,12 +173,12 @@ def test_two_processes(few, tmp_path):
         *args,
     ]
     done = subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, env=ENV, timeout=280
+        list(map(str, command)), capture_output=True, text=True, env=ENV, timeout=PATIENCE
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert pretrain(tmp_path / "one", *args, data=few).returncode == 0
     for one, two in zip(curve(tmp_path / "one"), curve(tmp_path / "two")):
-        assert one == pytest.approx(two, rel=1e-4)
+        assert one == pytest.approx(two, rel=5e-4)
 
 
 def test_a_run_is_not_overwritten(few, whole, tmp_path):

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from waiting import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[1]
 NBS, PACKAGE = ROOT / "nbs", ROOT / "vicmae"
@@ -100,7 +101,7 @@ def copy_of_project(folder: Path) -> Path:
 
 def tool(name: str, cwd: Path) -> None:
     command = [str(Path(sys.executable).parent / name)]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, f"{name} failed\n{(done.stdout + done.stderr)[-4000:]}"
 
 
@@ -208,7 +209,7 @@ def test_public_names_are_explained_and_typed(module: Path) -> None:
 def test_ruff() -> None:
     command = [sys.executable, "-m", "ruff", "check", "--no-cache", "--output-format", "concise",
                "vicmae", "nbs", "tests", "setup.py"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -274,7 +275,8 @@ def test_readme_is_made_from_the_index(tmp_path: Path) -> None:
     env = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
     command = ["make", "-s", "-o", ".venv/.stamp", "readme", f"README={tmp_path / 'README.md'}",
                f"PY={sys.executable}"]
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True,
+                          timeout=PATIENCE)
     assert done.returncode == 0, done.stdout + done.stderr
     made, here = [re.sub(r"\n{2,}", "\n\n", (base / "README.md").read_text("utf-8")).strip()
                   for base in (tmp_path, ROOT)]
@@ -304,7 +306,7 @@ def best_of(tries: int, limit: float, command: list[str], printed: bool = False)
     best = float("inf")
     for _ in range(tries):
         start = time.perf_counter()
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
         seconds = time.perf_counter() - start
         assert done.returncode == 0, done.stderr[-3000:]
         best = min(best, float(done.stdout) if printed else seconds)
@@ -324,20 +326,29 @@ assert not heavy, f"vicmae --help loads {heavy}"
 """
 
 
-def test_import_is_quick_and_loads_no_torch() -> None:
+@pytest.fixture(scope="module")
+def bare() -> float:
+    """Seconds that this machine takes to start Python alone: 0.02 where it is quick and idle."""
+    return best_of(5, 0, [sys.executable, "-c", "pass"])
+
+
+@pytest.mark.clocks
+def test_import_is_quick_and_loads_no_torch(bare: float) -> None:
     code = "import sys, vicmae; assert 'torch' not in sys.modules"
-    seconds = best_of(5, 0.5, [sys.executable, "-c", code])
-    assert seconds < 0.5, f"import vicmae takes {seconds:.2f} s with the interpreter's start"
+    seconds = best_of(5, 6 * bare, [sys.executable, "-c", code])
+    assert seconds < 12 * bare, f"import vicmae takes {seconds:.2f} s with the interpreter's start"
 
 
-def test_help_is_quick_and_loads_no_torch() -> None:
+@pytest.mark.clocks
+def test_help_is_quick_and_loads_no_torch(bare: float) -> None:
     best_of(1, 9, [sys.executable, "-c", HELP])
-    seconds = best_of(5, 0.5, [str(Path(sys.executable).parent / "vicmae"), "--help"])
-    assert seconds < 0.5, f"vicmae --help takes {seconds:.2f} s"
+    seconds = best_of(5, 6 * bare, [str(Path(sys.executable).parent / "vicmae"), "--help"])
+    assert seconds < 12 * bare, f"vicmae --help takes {seconds:.2f} s, Python alone {bare:.2f} s"
 
 
-def test_model_is_quick_to_import() -> None:
+@pytest.mark.clocks
+def test_model_is_quick_to_import(bare: float) -> None:
     code = ("import time, torch, torchvision, timm; start = time.perf_counter(); "
             "from vicmae.model import ViCMAE; print(time.perf_counter() - start)")
-    seconds = best_of(3, 0.2, [sys.executable, "-c", code], printed=True)
-    assert seconds < 0.2, f"from vicmae.model import ViCMAE takes {seconds:.2f} s"
+    seconds = best_of(5, 5 * bare, [sys.executable, "-c", code], printed=True)
+    assert seconds < 15 * bare, f"vicmae.model takes {seconds:.2f} s, Python alone {bare:.2f} s"

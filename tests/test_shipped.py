@@ -27,6 +27,7 @@ def test_record_fits_the_weights(name: str):
     assert "/" not in run["data"] + run["out"] or run["data"] == "world/train"
 
 
+@pytest.mark.floats
 @pytest.mark.parametrize("name", SHIPPED)
 def test_recorded_accuracy_is_measured_again(name: str, tmp_path: Path):
     "A small world, made from its seed: the accuracies of the record, to within two of 200 clips."

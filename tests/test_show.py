@@ -78,13 +78,11 @@ def test_help_needs_no_torch():
             "    try: tyro.cli(f, args=['--help'])\n"
             "    except SystemExit as e: assert e.code == 0\n"
             "print('heavy:', [m for m in ('torch', 'matplotlib', 'av') if m in sys.modules])")
-    start = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("heavy: []\n")
     for option in ("--mask-ratio", "--statistics", "--query", "--rollout", "--at", "--gap"):
         assert option in done.stdout
-    assert time.perf_counter() - start < 5  # all three, on a busy machine; alone 0.4 s
 
 
 def test_arguments_as_the_command_line_gives_them(here):
@@ -313,6 +311,7 @@ def test_media_of_many_kinds(tmp_path, model):
 
 # ---- masks and statistics ----
 
+@pytest.mark.floats
 def test_hidden_pixels_do_not_leak(model, normed):
     """With raw or visible statistics the answer must not change what is painted."""
     for network in (model, load_model(normed)):
@@ -330,6 +329,7 @@ def test_hidden_pixels_do_not_leak(model, normed):
         assert np.array_equal(a.prediction, b.prediction) != network.norm_pix_loss  # it does leak
 
 
+@pytest.mark.floats
 @pytest.mark.parametrize("hidden", [0, 1, 63, 64])
 def test_extreme_masks(model, hidden):
     mask = torch.zeros(64).scatter(0, torch.randperm(64)[:hidden], 1.0)
@@ -353,6 +353,7 @@ def test_everything_hidden_with_normalised_patches(normed):
     assert np.array_equal(raw, visible) and raw.std() > 0  # nothing is visible: nobody's statistics
 
 
+@pytest.mark.floats
 def test_weights_mode_and_precision_stay(model):
     images = torch.randn(2, 3, 64, 64)
     model.train()
@@ -364,13 +365,19 @@ def test_weights_mode_and_precision_stay(model):
     assert 0 < np.abs(a - b).max() < 0.2
 
 
+@pytest.mark.clocks
 def test_one_picture_is_quick(model):
     picture, seconds = read_media(PICTURE, 64), []
-    for _ in range(15):
-        start = time.perf_counter()
-        reconstruct(model, picture)
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 0.03, seconds
+    images, noise = torch.zeros(1, 3, 64, 64), torch.rand(1, model.num_patches)
+    plain = lambda: model.reconstruct(images, noise, predict_all=True)  # the model's own part
+    for what in (lambda: reconstruct(model, picture), plain):
+        took = []
+        for _ in range(15):
+            start = time.process_time()
+            what()
+            took.append(time.process_time() - start)
+        seconds.append(min(took))
+    assert seconds[0] < 10 * seconds[1], seconds
 
 
 def test_output_paths_home(monkeypatch, tmp_path):

@@ -16,9 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from waiting import PATIENCE
 
 from vicmae.follow import RunReader, Tail, curves_of, headline, skipped_steps
 from vicmae.watch import draw_run, text_frame
+
+pytestmark = pytest.mark.clocks
 
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8", "TERM": "xterm"}
 WATCH = (
@@ -53,7 +56,7 @@ def command(run: Path, **options) -> list[str]:
 
 def watch_piped(run: Path, **options) -> subprocess.CompletedProcess:
     return subprocess.run(
-        command(run, **options), capture_output=True, text=True, env=ENV, timeout=60
+        command(run, **options), capture_output=True, text=True, env=ENV, timeout=PATIENCE
     )
 
 
@@ -67,7 +70,7 @@ class Terminal:
         os.close(slave)
         self.written = ""
 
-    def until(self, what, seconds: float = 30) -> bool:
+    def until(self, what, seconds: float = PATIENCE) -> bool:
         "Read until `what(written)` holds or the process ends."
         end = time.monotonic() + seconds
         while not what(self.written) and time.monotonic() < end:
@@ -270,9 +273,9 @@ def test_a_million_rows(tmp_path):
     assert reader.step == 1_000_001
     (run / "metrics.jsonl").unlink()
     print(size, times)
-    # CPU seconds on two shared cores: 0.1, 4, 0.1, 0.001; room for slower machines
-    assert times["first look"] < 1 and times["all"] < 20 and times["thin"] < 1
-    assert times["one row more"] < 0.1
+    # CPU seconds on two shared cores: 0.1, 4, 0.1, 0.001; on other machines their ratios
+    assert max(times["first look"], times["thin"]) < times["all"] / 2
+    assert times["one row more"] < times["all"] / 20
 
 
 # ---------------------------------------------------------------- terminals and pipes
@@ -302,7 +305,7 @@ def test_once_on_a_running_one(tmp_path):
 def test_a_terminal_without_unicode(tmp_path):
     run = make_run(tmp_path / "run", CASES["everything"], steps=399, state="finished")
     done = subprocess.run(
-        command(run), capture_output=True, env=ENV | {"PYTHONIOENCODING": "ascii"}, timeout=60
+        command(run), capture_output=True, env=ENV | {"PYTHONIOENCODING": "ascii"}, timeout=PATIENCE
     )
     assert done.returncode == 0 and not done.stderr and b"reconstruction loss" in done.stdout
     assert all(byte < 128 for byte in done.stdout) and b"?" not in done.stdout
@@ -315,14 +318,14 @@ def test_a_reader_that_has_seen_enough(tmp_path):
     )
     assert b"step 1 of 100" in watcher.stdout.readline()
     watcher.stdout.close()
-    assert watcher.wait(timeout=30) == 0 and b"Traceback" not in watcher.stderr.read()
+    assert watcher.wait(timeout=PATIENCE) == 0 and b"Traceback" not in watcher.stderr.read()
 
 
 def test_ctrl_c_leaves_quietly(tmp_path):
     terminal = Terminal(command(make_run(tmp_path / "run", [row(i) for i in range(1, 9)])))
     assert terminal.until(lambda t: "reconstruction loss" in t), terminal.written
     terminal.process.send_signal(signal.SIGINT)
-    assert terminal.process.wait(timeout=20) in (0, 130)
+    assert terminal.process.wait(timeout=PATIENCE) in (0, 130)
     terminal.until(lambda t: False, 1)
     assert "Traceback" not in terminal.written and "KeyboardInterrupt" not in terminal.written
 
@@ -339,7 +342,7 @@ def test_live_in_a_terminal_until_the_run_ends(tmp_path):
     assert terminal.until(lambda t: "step 60 of 60" in t), terminal.written
     make_run(run, [row(i) for i in range(1, 61)], steps=60, state="finished")
     assert terminal.until(lambda t: "finished" in t), terminal.written
-    assert terminal.process.wait(timeout=20) == 0
+    assert terminal.process.wait(timeout=PATIENCE) == 0
     assert terminal.written.count("\x1b[2J") == 1  # cleared once, then drawn over: no flicker
     frames = terminal.written.split("\x1b[H")[1:]
     assert len(frames) >= 3
@@ -360,7 +363,7 @@ def test_a_kernel_stays_free_and_an_interrupt_is_quiet(tmp_path):
         "Run a cell and note what is displayed meanwhile, by whichever cell."
         cell, idle = client.execute(code), False
         while not idle:
-            message = client.get_iopub_msg(timeout=60)
+            message = client.get_iopub_msg(timeout=PATIENCE)
             kind, content = message["msg_type"], message["content"]
             if kind in ("display_data", "update_display_data"):
                 outputs.append((kind, set(content["data"]), content["transient"]["display_id"]))
@@ -368,13 +371,13 @@ def test_a_kernel_stays_free_and_an_interrupt_is_quiet(tmp_path):
                 errors.append(content)
             own = message["parent_header"].get("msg_id") == cell
             idle = own and kind == "status" and content["execution_state"] == "idle"
-        return client.get_shell_msg(timeout=60)["content"]
+        return client.get_shell_msg(timeout=PATIENCE)["content"]
 
     try:
         code = f"from vicmae.watch import watch\nw = watch({str(run)!r}, every=0.1)\nw"
         assert execute(code)["status"] == "ok"
         pictures, begun = [], time.monotonic()
-        while not pictures and time.monotonic() < begun + 40:  # other cells run, and it draws
+        while not pictures and time.monotonic() < begun + PATIENCE:  # other cells run, and it draws
             assert execute("import time; time.sleep(0.5); 1 + 1")["status"] == "ok"
             pictures = [o for o in outputs if "image/png" in o[1]]
         assert pictures and {o[0] for o in pictures} == {"update_display_data"}
@@ -388,7 +391,7 @@ def test_a_kernel_stays_free_and_an_interrupt_is_quiet(tmp_path):
         )
         assert execute("assert not w._thread.is_alive() and v._thread.is_alive()")["status"] == "ok"
         make_run(run, [row(i) for i in range(1, 101)], state="finished")
-        assert execute("v.wait(20)\nassert not v._thread.is_alive()")["status"] == "ok"
+        assert execute("v.wait(300)\nassert not v._thread.is_alive()")["status"] == "ok"
         assert len(outputs) > before and not errors
     finally:
         client.stop_channels()

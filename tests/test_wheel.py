@@ -9,12 +9,13 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from waiting import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ["settings.ini", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "vicmae", "tests"]
 
 
-def run(*command: object, cwd: Path, seconds: float = 240) -> str:
+def run(*command: object, cwd: Path, seconds: float = PATIENCE) -> str:
     """Output of a command that must succeed; without Python paths of ours in its environment."""
     env = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PYTEST"))}
     done = subprocess.run([str(part) for part in command], cwd=cwd, env=env, timeout=seconds,

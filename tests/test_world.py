@@ -5,11 +5,12 @@ import hashlib
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from faulty import left
+from waiting import wait_for
 
 from vicmae.world import (
     INSTANCES,
@@ -60,6 +61,7 @@ def check_manifest(out):
     return rows
 
 
+@pytest.mark.floats
 def test_pixels_are_the_same_in_another_process():
     code = (
         "import hashlib, numpy as np; np.random.seed(3)\n"
@@ -92,21 +94,20 @@ def test_files_do_not_depend_on_the_number_of_workers(tmp_path):
     assert len(check_manifest(tmp_path / "two")) == 14
 
 
+@pytest.mark.clocks
 def test_a_killed_write_leaves_whole_files_and_is_finished_by_a_second_call(tmp_path):
+    written = lambda: len(list(tmp_path.rglob("*.mp4")))
     args = f"{str(tmp_path / 'cut')!r}, 150, 10, num_frames=24, size=64, workers=2, progress=False"
     code = f"from vicmae.world import write_world\nif __name__ == '__main__': write_world({args})"
-    child = subprocess.Popen([sys.executable, "-c", code])
-    deadline = time.time() + 40
-    while len(list(tmp_path.rglob("*.mp4"))) < 20:
-        assert child.poll() is None and time.time() < deadline
-        time.sleep(0.01)
+    child = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+    wait_for("twentieth clip", lambda: child.poll() is not None or written() >= 20, pause=0.01)
+    assert child.poll() is None
     child.send_signal(signal.SIGKILL)
     child.wait()
-    done = list(tmp_path.rglob("*.mp4"))
-    time.sleep(1.5)  # the workers must be gone too: nothing is written any more
-    later = list(tmp_path.rglob("*.mp4"))
-    time.sleep(0.5)
-    assert later == list(tmp_path.rglob("*.mp4")) and len(done) <= len(later) < 150
+    done = written()
+    wait_for("end of the workers", lambda: not left(child.pid))  # nothing is written any more
+    later = sorted(tmp_path.rglob("*.mp4"))
+    assert done <= len(later) < 150
     assert not (tmp_path / "cut/manifest.csv").exists()
     assert all(len(decode(path)) == 24 for path in later)
     stamps = {path: path.stat().st_mtime_ns for path in later}

@@ -33,6 +33,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from .distributed import relative_errors
 from .model import ViCMAE, combined_loss
 
 # %% ../nbs/12_checkpoints.ipynb #a74d8425
@@ -830,11 +831,7 @@ def _compare(mine: dict[str, Tensor], reference: dict[str, Tensor], path: Path) 
     }
     if odd:
         raise CheckpointError(f"{path}: gradients that only one side has: {', '.join(sorted(odd))}")
-    floor = 1e-6 * max(v.abs().max().item() for k, v in reference.items() if k.startswith("grad."))
-
-    def error(name: str) -> float:
-        a, b = mine[name].detach().double(), reference[name].double()
-        scale = max(b.abs().max().item(), floor if name.startswith("grad.") else 0.0)
-        return (a - b).abs().max().item() / scale if a.shape == b.shape else float("inf")
-
-    return {name: error(name) for name in mine}
+    grads = {k: v for k, v in reference.items() if k.startswith("grad.")}
+    errors = relative_errors(mine, {k: reference[k] for k in _FORWARD}, floor=0.0)
+    errors |= relative_errors(mine, grads)
+    return {name: errors[name] for name in mine}
