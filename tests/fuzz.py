@@ -27,6 +27,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -200,7 +201,7 @@ def check_weights(item: Input, model: Any, notes: str) -> None:
     if any(not value.isfinite().all() for value in state.values()):
         if "finite" not in notes:
             raise Wrong("loads weights that are not finite without a word")
-    elif item.truth["summed"]:
+    elif item.truth["summed"] and "spliced" not in item.how:
         sound = torch.load(io.BytesIO(STOCK[0].checkpoints["weights"][1]), weights_only=True)
         if any(not torch.equal(sound[k], state[k]) for k in sound):
             raise Wrong("loads weights that are not those that were stored")
@@ -336,6 +337,8 @@ CHECKS = dict(zip(KINDS, (check_list, check_checkpoint, check_run, check_picture
 # ---- one input in a process of its own ----
 
 STOCK: list[Stock] = []  # one
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "COLUMNS": "100",
+               "VICMAE_MAX_PIXELS": str(PIXELS)}
 
 
 def trial(item: Input, seed: int, real: bool) -> dict:
@@ -403,6 +406,7 @@ def forked(item: Input, seed: int, real: bool) -> dict:
     pid = os.fork()
     if not pid:
         os.setsid()
+        settle()
         limit_memory()
         with captured(f"{item.folder}.trial"):
             verdict = trial(item, seed, real)
@@ -434,9 +438,9 @@ def forked(item: Input, seed: int, real: bool) -> dict:
     return verdict | {"seconds": spent, "mb": max(megabytes, 0.0)}
 
 
-def try_number(order: tuple[int, int, Path, str]) -> dict:
+def try_number(order: tuple[int, int, Path, str, float]) -> dict:
     "Make an input, try it, and clear it away, or keep it if it failed."
-    (seed, number, work, keep), stock = order, STOCK[0]
+    (seed, number, work, keep, share), stock = order, STOCK[0]
     folder = work / f"{number}" / "in"
     folder.mkdir(parents=True)
     item = make_input(seed, number, folder, stock)
@@ -448,7 +452,7 @@ def try_number(order: tuple[int, int, Path, str]) -> dict:
     (tools / "gs").write_text(f"#!/bin/sh\ntouch '{folder}.gs'\n")  # a stand-in for Ghostscript
     (tools / "gs").chmod(0o755)
     path, os.environ["PATH"] = os.environ["PATH"], f"{tools}:{os.environ['PATH']}"
-    real = random.Random(f"{seed}/{number}/real").random() < 1 / 40
+    real = random.Random(f"{seed}/{number}/real").random() < share
     result = forked(item, seed, real)
     os.environ["PATH"] = path
     result |= {"number": number, "kind": item.kind, "how": item.how, "intact": item.intact,
@@ -463,50 +467,54 @@ def try_number(order: tuple[int, int, Path, str]) -> dict:
 
 # ---- many ----
 
-def prepare_stock(folder: Path) -> Stock:
-    "Import everything once, and make the sound files with the commands themselves."
-    os.environ |= {"OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", "CUDA_VISIBLE_DEVICES": "",
-                   "VICMAE_MAX_PIXELS": str(PIXELS), "COLUMNS": "100", "SVT_LOG": "1"}
-    import matplotlib.pyplot  # noqa: F401
-    import sklearn.linear_model  # noqa: F401
+def settle() -> None:
+    "What a forked process has of its own: one thread, a limit of pixels, no figures on disk."
     import torch
-    import tqdm  # noqa: F401
-    import uniplot  # noqa: F401
 
-    import vicmae.finetune_launch  # noqa: F401
-    import vicmae.launch  # noqa: F401
-    import vicmae.show  # noqa: F401
-    import vicmae.visualize  # noqa: F401
-    import vicmae.watch  # noqa: F401
-    from vicmae import cli, pretrain, run, task
+    from vicmae import pretrain, run, task
 
+    os.environ |= ENVIRONMENT
     torch.set_num_threads(1)
-    drawing = lambda *args, **options: None  # noqa: E731  # two thirds of the time of a short run
-    pretrain.draw_reconstruction = run.save_figure = task.save_figure = drawing
+    nothing = lambda *args, **options: None  # noqa: E731  # two thirds of the time of a short run
+    pretrain.draw_reconstruction = run.save_figure = task.save_figure = nothing
 
-    def command_in(args: list[str], place: Path) -> None:
-        pid = os.fork()
-        if not pid:
-            os.chdir(place)
-            with captured(str(place / "log")), contextlib.suppress(SystemExit):
-                cli.main(args)
-            os._exit(0)
-        os.waitpid(pid, 0)
-        if not (place / "run/status.json").exists():
-            raise RuntimeError(f"{args[0]} of sound files failed: {said(str(place / 'log'))}")
 
+def command_in(args: list[str], place: Path) -> None:
+    "`vicmae ARGS` in a folder and in a forked process, for the sound files."
+    from vicmae import cli
+
+    pid = os.fork()
+    if not pid:
+        settle()
+        os.chdir(place)
+        with captured(str(place / "log")), contextlib.suppress(SystemExit):
+            cli.main(args)
+        os._exit(0)
+    os.waitpid(pid, 0)
+    if not (place / "run/status.json").exists():
+        raise RuntimeError(f"{args[0]} of sound files failed: {said(str(place / 'log'))}")
+
+
+def prepare_stock(folder: Path) -> Stock:
+    "Import everything once, and make the sound files, some with the commands themselves."
+    os.environ.setdefault("MPLBACKEND", "Agg")
+    for name in ("matplotlib.pyplot", "sklearn.linear_model", "tqdm", "uniplot", "vicmae.show",
+                 "vicmae.finetune_launch", "vicmae.launch", "vicmae.visualize", "vicmae.watch"):
+        import_module(name)
+    os.environ["SVT_LOG"] = "1"  # an encoder that talks
     stock = Stock(folder, command_in)
     (folder / "classifier.safetensors").write_bytes(stock.checkpoints["classifier"][1])
     return stock
 
 
 def run(numbers: Sequence[int], seed: int, stock: Stock, work: Path, keep: str = "",
-        jobs: int = 2, tell: Callable[[dict], None] = lambda row: None) -> list[dict]:
-    "Try inputs, some at a time; results in the order of the numbers."
+        jobs: int = 2, real: float = 1 / 40, tell: Callable[[dict], None] = lambda row: None,
+        ) -> list[dict]:
+    "Try inputs, a share of them by the real command line; results in the order of the numbers."
     STOCK[:] = [stock]  # forked processes find it there
     results, begin = [], get_context("fork")
     with ProcessPoolExecutor(jobs, begin, adopt) as pool:
-        orders = [(seed, number, work, keep) for number in numbers]
+        orders = [(seed, number, work, keep, real) for number in numbers]
         for result in pool.map(try_number, orders):
             results.append(result)
             tell(result)
@@ -562,7 +570,7 @@ def main() -> int:
         print(f"{len(stock.pictures)} sorts of pictures, {len(stock.clips)} of clips, "
               f"{len(stock.checkpoints)} of checkpoints", flush=True)
         results = run(numbers, options.seed, stock, Path(folder, "work"), options.keep,
-                      options.jobs, tell)
+                      options.jobs, tell=tell)
     print(f"limits: {SECONDS:g} s, {MEGABYTES} MB beyond the start at {PIXELS:,} pixels")
     print(table(results))
     return int(any(r["why"] for r in results))

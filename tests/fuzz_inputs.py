@@ -536,9 +536,9 @@ def checkpoint_input(item: Input, rng: Rng, stock: Stock) -> None:
     # all but the oldest format hold a checksum of their weights
     item.truth["summed"] = (item.intact or do < 0.35) and base != "old format"
     if item.intact:
-        data, how = damage(data, rng, header_end(data))
+        data, how = damage(data, rng, header_end(data), stock.any(rng))
     elif do < 0.35:
-        data, how = damage(data, rng)
+        data, how = damage(data, rng, 0, stock.any(rng))
     elif do < 0.6:
         base = rng.choice([b for b in stock.checkpoints if stock.checkpoints[b][0][1] == "s"])
         item.how, (ending, data) = base, stock.checkpoints[base]
