@@ -40,7 +40,6 @@ SECONDS = 90.0  # for one input; a command of its own process gets twice that
 MEGABYTES = 1024  # beyond what the process had when it began
 PIXELS = 20_000_000  # VICMAE_MAX_PIXELS, to which that memory belongs
 PATIENCE = 10.0  # seconds in which helpers must have ended by themselves
-ROOT = Path(__file__).parents[1]
 
 
 class Wrong(Exception):
@@ -51,7 +50,7 @@ class Wrong(Exception):
 
 OURS = (ValueError, OSError, FloatingPointError)  # what the command line turns into a sentence
 TABOO = re.compile(  # what says nothing to a user, or something dangerous
-    r"weights_only|Traceback|<class |object at 0x|\[Errno|\b(?:torch|numpy|PIL|av|json)\.\w|"
+    r"weights_only|Traceback|<class |object at 0x|\[Errno|\b(?:torch(?!\.save|\.load)|numpy|PIL|av)\.\w|"
     r"\b[A-Za-z_.]*[a-z](?:Error|Exception|Warning)\b(?! =)")
 
 
@@ -117,9 +116,10 @@ def command(args: Sequence[str], item: Input, real: bool = False) -> tuple[int, 
     "`vicmae ARGS`: its exit code, 0 or 2, and what it said. Raises Wrong."
     log = str(item.folder) + ".command"
     if real:
+        root = os.path.dirname(import_module("vicmae").__path__[0])
         with captured(log):
             code = subprocess.run([sys.executable, "-m", "vicmae.cli", *args], timeout=SECONDS * 2,
-                                  env={**os.environ, "PYTHONPATH": str(ROOT)}).returncode
+                                  env={**os.environ, "PYTHONPATH": root}).returncode
     else:
         from vicmae import cli
 
@@ -146,8 +146,9 @@ def command(args: Sequence[str], item: Input, real: bool = False) -> tuple[int, 
 # ---- a right result, by kind ----
 
 def same(a: str | None, b: str) -> bool:
-    "Whether a label was read as it stands, or as none where it says none."
-    return (a or "") == b.strip() or (a is None and b.strip().lower() in NONE)
+    "Whether a label was read as it stands, or as none where it says none; 3.0 may be read as 3."
+    whole = re.sub(r"\.0*$", "", b.strip()) if re.fullmatch(r"[0-9]+\.0*", b.strip()) else b
+    return (a or "") in (b.strip(), whole) or (a is None and b.strip().lower() in NONE)
 
 
 def check_rows(item: Input, found: dict[str, str | None], notes: str) -> None:
@@ -159,7 +160,11 @@ def check_rows(item: Input, found: dict[str, str | None], notes: str) -> None:
         if not same(label, rows[path]):
             raise Wrong(f"reads the label {rows[path]!r} of {path!r} as {label!r}")
     lost = [name for name in rows if name not in found]
-    if lost and not notes.strip():
+    plain_sum = re.compile(r"\S+: (\d+) rows, \d+ files(?=[.,;]|\s|$)")
+    for count in plain_sum.findall(notes):
+        if int(count) != len(rows):
+            raise Wrong(f"counts {count} rows of {len(rows)}")
+    if lost and not re.search(r"\w", plain_sum.sub("", notes)):
         raise Wrong(f"drops {len(lost)} of {len(rows)} rows without a word: {lost[0]!r}")
 
 
@@ -182,7 +187,8 @@ def check_list(item: Input, rng: random.Random, real: bool) -> bool:
         answers.append(got is not None)
         if got is not None and item.truth["clear"]:
             found = {name(s.path): s.label for s in got[0]}
-            check_rows(item, found, " ".join([notes, said(log), *got[1]]))
+            heard = [notes, said(log), *got[1], *getattr(got[0], "notes", ())]
+            check_rows(item, found, " ".join(heard))
     do = rng.random()
     if real or do < 0.3:
         args = [["pretrain", "--data", item.path, "--dry-run"],

@@ -651,6 +651,7 @@ def odd_picture(rng: Rng) -> tuple[str, bytes, str, dict]:
     return ".jpg", written.getvalue(), "progressive", {"shape": [28, 40]}
 
 
+COMMON = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "MPO")
 KNOWN = (".jpg", ".png", ".JPEG", ".webp", ".tif", ".bmp", ".gif", ".ppm")
 
 
@@ -664,9 +665,10 @@ def picture_input(item: Input, rng: Rng, stock: Stock) -> None:
     elif do < 0.5:
         data, how = damage(data, rng, 0, stock.any(rng))
     elif do < 0.6:
-        how, item.truth = "as it is", {"shape": [28, 40], "sound": True}
-        if "ICNS" in name or "ICO" in name:  # these have their own sizes
-            item.truth = {}
+        form, mode = name.split()
+        plain = mode not in ("I", "F", "I;16")  # these may be refused, with a word on their range
+        item.truth = {"shape": [28, 40], "sound": plain} if form in COMMON else {}
+        how = "as it is"
     elif do < 0.8:
         ending, data, how, item.truth = odd_picture(rng)
         name = ""
