@@ -33,13 +33,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fuzz_inputs import FINETUNE, KINDS, NONE, PRETRAIN, RUN_FILES, Input, Stock, kind_of_number
-from fuzz_inputs import make_input
+from fuzz_inputs import FINETUNE, KINDS, NONE, PRETRAIN, Input, Stock, kind_of_number, make_input
 
-SECONDS = 90.0  # for one input; a command of its own process gets twice that
+SECONDS = 120.0  # for one input; a command of its own process gets twice that
 MEGABYTES = 1024  # beyond what the process had when it began
 PIXELS = 20_000_000  # VICMAE_MAX_PIXELS, to which that memory belongs
-PATIENCE = 10.0  # seconds in which helpers must have ended by themselves
+PATIENCE = 30.0  # seconds in which helpers must have ended by themselves
 
 
 class Wrong(Exception):
@@ -50,7 +49,8 @@ class Wrong(Exception):
 
 OURS = (ValueError, OSError, FloatingPointError)  # what the command line turns into a sentence
 TABOO = re.compile(  # what says nothing to a user, or something dangerous
-    r"weights_only|Traceback|<class |object at 0x|\[Errno|\b(?:torch(?!\.save|\.load)|numpy|PIL|av)\.\w|"
+    r"weights_only|Traceback|<class |object at 0x|\[Errno|"
+    r"\b(?:torch(?!\.save|\.load)|numpy|PIL|av)\.\w|"
     r"\b[A-Za-z_.]*[a-z](?:Error|Exception|Warning)\b(?! =)")
 
 

@@ -303,7 +303,7 @@ FOREIGN = {
     "playlist": b"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\npipe.ts\n#EXT-X-ENDLIST\n",
     "concat": b"ffconcat version 1.0\nfile pipe.ts\n", "gzip": b"\x1f\x8b\x08" + bytes(50),
     "heic": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(3000), "psd": b"8BPS\0\1" + bytes(200),
-    "wmf": b"\xd7\xcd\xc6\x9a\0\0\0\0\0\0\x40\0\x40\0\x60\0\0\0\0\0\x51\x57\1\0\t\0\0\3" + bytes(90),
+    "wmf": b"\xd7\xcd\xc6\x9a\0\0\0\0\0\0@\0@\0`\0\0\0\0\0QW\1\0\t\0\0\3" + bytes(90),
     "zip": b"PK\3\4" + bytes(26) + b"PK\5\6" + bytes(18), "elf": b"\x7fELF" + bytes(500),
     "pickle": b"\x80\x02cposix\nsystem\nX\x08\0\0\0echo owned\x85R.",
 }
@@ -323,8 +323,9 @@ STEMS = ("x", "x", "x", "x", "my file", "it's", "caf\u00e9", "\u65e5\u672c", "ca
 
 # ---- JSON ----
 
-ODD = (None, True, 0, -1, 1.5, 10**30, -(2**63), float("nan"), float("inf"), "", "x", "nan", "\ud800",
-       "x" * 9000, [], [1], [[]], {}, {"a": 1}, "../..", "\x1b[31mred", 1e308, 3.0, "3", [None] * 99)
+ODD = (None, True, 0, -1, 1.5, 10**30, -(2**63), float("nan"), float("inf"), "", "x", "nan",
+       "\ud800", "x" * 9000, "../..", "\x1b[31mred", 1e308, 3.0, "3", [], [1], [[]], [None] * 99,
+       {}, {"a": 1})
 
 
 def shake(value: Any, rng: Rng) -> Any:
@@ -424,8 +425,8 @@ def list_input(item: Input, rng: Rng, stock: Stock) -> None:
     "A list, or a .jsonl, beside its files; then perhaps damage."
     rows = rows_of(rng)
     for name, _ in rows:
-        kind = stock.clips["avi mjpeg yuvj420p"] if name.endswith("avi") else stock.pictures["PNG RGB"]
-        item.put(name, kind[1])
+        clip, still = stock.clips["avi mjpeg yuvj420p"], stock.pictures["PNG RGB"]
+        item.put(name, (clip if name.endswith("avi") else still)[1])
     encoding = rng.choice(("utf-8",) * 5 + ("utf-8-sig", "utf-16", "utf-16-le", "cp1252"))
     ending = rng.choice((".csv", ".csv", ".tsv", ".txt", ".jsonl"))
     clear = True
@@ -548,7 +549,7 @@ def checkpoint_input(item: Input, rng: Rng, stock: Stock) -> None:
     else:
         data, how = foreign(rng, stock)
     if rng.random() < 0.2:
-        ending = rng.choice((".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".pth.tar", "", ".PTH"))
+        ending = rng.choice((".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", "", ".PTH"))
     item.path, item.how = rng.choice(STEMS) + ending, f"{item.how} {how}, {ending or 'no ending'}"
     if rng.random() < 0.1:
         item.path = "run/checkpoints/step_00000003.safetensors"
@@ -611,7 +612,7 @@ def odd_picture(rng: Rng) -> tuple[str, bytes, str, dict]:
     from PIL import Image
 
     how = rng.choice(("shape", "exif", "deep", "animated", "huge", "text", "progressive"))
-    written, truth = io.BytesIO(), {}
+    written = io.BytesIO()
     if how == "shape":
         h, w = rng.choice(((1, 1), (1, 900), (900, 1), (2, 3), (31, 33)))
         Image.fromarray(picture(2, h, w)).save(written, "PNG")
@@ -701,8 +702,9 @@ def odd_clip(rng: Rng) -> tuple[str, bytes, str, dict]:
         data = encode("mpegts", "mpeg2video", "yuv420p", 5)
         return ".ts", data * 2, "glued to itself", {}
     if how == "changes":
-        data = [encode("mpegts", "mpeg2video", "yuv420p", 5, h, w) for h, w in ((96, 128), (48, 64))]
-        return ".ts", b"".join(rng.sample(data, 2)), "another size within", {}
+        sizes = rng.sample(((96, 128), (48, 64)), 2)
+        data = [encode("mpegts", "mpeg2video", "yuv420p", 5, *size) for size in sizes]
+        return ".ts", b"".join(data), "another size within", {}
     import av
 
     written = io.BytesIO()

@@ -86,14 +86,16 @@ def everything(folder: Path) -> dict:
     import vicmae.video
 
     stock = fuzz.prepare_stock(folder)
-    try_one = lambda number: fuzz.run([number], SEED, stock, folder / "planted", jobs=1, real=0)[0]["why"]
+    def try_one(number: int) -> str:
+        return fuzz.run([number], SEED, stock, folder / "planted", jobs=1, real=0)[0]["why"]
+
     told = {"lane": fuzz.run(range(COUNT), SEED, stock, folder / "lane", real=0)}
     told["made"] = [[digest(stock, n, folder / f"{turn}/{n}") for n in range(50)]
                     for turn in ("once", "again")]
     told["stock"] = fuzz_inputs.clip_stock() == stock.clips
     sound, told["planted"], told["sound"] = vicmae.video.read_picture, {}, try_one(PICTURE)
     for bad in PLANTED:
-        fuzz.SECONDS, fuzz.PATIENCE = (1, 0.3) if bad in (slow, parent) else (90, 10)
+        fuzz.SECONDS, fuzz.PATIENCE = (1, 0.3) if bad in (slow, parent) else (120, 30)
         vicmae.video.read_picture = bad
         told["planted"][bad.__name__] = try_one(PICTURE)
     vicmae.video.read_picture, found = sound, vicmae.files.find_samples
@@ -106,9 +108,12 @@ def everything(folder: Path) -> dict:
 @pytest.fixture(scope="module")
 def told() -> dict:
     "What the process of its own has found."
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, __file__], env=env, capture_output=True, text=True,
-                          timeout=900)
+    env, minutes = {**os.environ, "OMP_NUM_THREADS": "1"}, 20  # it takes a quarter of a minute
+    try:
+        done = subprocess.run([sys.executable, __file__], env=env, capture_output=True, text=True,
+                              timeout=60 * minutes)
+    except subprocess.TimeoutExpired as late:
+        pytest.fail(f"{COUNT} inputs were not tried within {minutes} minutes: {late.stderr}")
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
