@@ -411,13 +411,15 @@ def forked(item: Input, seed: int, real: bool) -> dict:
     seconds = SECONDS * (2 if real else 1)
     pid = os.fork()
     if not pid:
-        os.setsid()
-        settle()
-        limit_memory()
-        with captured(f"{item.folder}.trial"):
-            verdict = trial(item, seed, real)
-        answer.write_text(json.dumps(verdict), encoding="utf-8", errors="surrogatepass")
-        os._exit(0)
+        try:
+            os.setsid()
+            settle()
+            limit_memory()
+            with captured(f"{item.folder}.trial"):
+                verdict = trial(item, seed, real)
+            answer.write_text(json.dumps(verdict), encoding="utf-8", errors="surrogatepass")
+        finally:
+            os._exit(0)
     usage, why = None, ""
     while usage is None:
         done, status, found = os.wait4(pid, os.WNOHANG)
@@ -430,7 +432,7 @@ def forked(item: Input, seed: int, real: bool) -> dict:
             time.sleep(0.003)
     spent, megabytes = time.monotonic() - began, usage.ru_maxrss / 1024 - before
     left = leftovers()
-    verdict = {"why": f"ended with the status {status}", "refused": False}
+    verdict = {"why": f"ended without an answer, status {status}", "refused": False}
     with contextlib.suppress(FileNotFoundError):
         verdict = json.loads(answer.read_text(encoding="utf-8", errors="surrogatepass"))
     if why:
@@ -491,14 +493,16 @@ def command_in(args: list[str], place: Path) -> None:
 
     pid = os.fork()
     if not pid:
-        settle()
-        os.chdir(place)
-        with captured(str(place / "log")), contextlib.suppress(SystemExit):
-            cli.main(args)
-        os._exit(0)
+        try:
+            settle()
+            os.chdir(place)
+            with captured(str(place / "log")):
+                cli.main(args)
+        finally:  # whatever has happened: the run's folder tells
+            os._exit(0)
     os.waitpid(pid, 0)
     if not (place / "run/status.json").exists():
-        raise RuntimeError(f"{args[0]} of sound files failed: {said(str(place / 'log'))}")
+        raise RuntimeError(f"{args[0]} of sound files failed: {said(str(place / 'log'))[-2000:]}")
 
 
 def prepare_stock(folder: Path) -> Stock:
