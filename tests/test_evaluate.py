@@ -400,8 +400,11 @@ def test_roles_of_splits(tmp_path):
     assert [p.split for p in parts] == ["train"] and test.split == "val"
     evaluate(evaluate_config(tmp_path))  # L2 chosen on val
     folder_set(tmp_path / "one", splits=("train",))
+    (learn,), held = open_parts(evaluate_config(tmp_path, data=str(tmp_path / "one")))
+    assert (len(learn), len(held)) == (3, 3) and "held out as val" in held.notes[-1]
     with pytest.raises(DataError, match="--val-data"):
-        open_parts(evaluate_config(tmp_path, data=str(tmp_path / "one")))
+        same = dict(split="train", val_split="train")
+        open_parts(evaluate_config(tmp_path, data=str(tmp_path / "one"), **same))
     with pytest.raises(DataError, match="no clip"):
         open_parts(evaluate_config(tmp_path, kind="clip"))
 

@@ -237,10 +237,13 @@ def target_loss(
     logits: Tensor,  # [B, C], any float type
     targets: Tensor,  # int64 [B]; float [B, C] shares; multi-label: 1, 0, nan (not scored)
     multi_label: bool = False,
+    weight: Tensor | None = None,  # [C] of the classes, for one label a sample
 ) -> Tensor:  # scalar, float32
     """Cross-entropy with classes or shares; binary cross-entropy where labels are several."""
-    if not multi_label:
+    if not multi_label and weight is None:
         return nnF.cross_entropy(logits.float(), targets)
+    if not multi_label:  # over B, and not over the weights: the same at any layout of the batch
+        return nnF.cross_entropy(logits.float(), targets, weight, reduction="none").mean()
     known = ~targets.isnan()
     loss = nnF.binary_cross_entropy_with_logits(
         logits.float(), targets.nan_to_num().float(), reduction="none"

@@ -16,7 +16,7 @@ COMMANDS = {
     "pretrain": "train a model: --recipe NAME --data FOLDER --out RUN [--resume] [--steps N] ...",
     "finetune": "train a classifier on a model: --recipe NAME --init RUN --data LABELLED --out RUN",
     "evaluate": "accuracy of frozen features: knn, linear or transfer CKPT --data LABELLED ...",
-    "predict": "the most likely classes of files: CKPT FILE ... [--top 5]",
+    "predict": "the most likely classes of files: CKPT FILE ... [--top 5] [--out TABLE]",
     "reconstruct": "what a model paints into hidden patches: CKPT FILE ... [--out PNG, MP4 or GIF]",
     "attend": "where the patches of a picture look: CKPT FILE ... [--query ROW,COL] [--rollout]",
     "match": "the patch of another frame that is most alike: CKPT CLIP --at ROW,COL",
@@ -99,24 +99,29 @@ def predict(args: list[str]) -> int:
         checkpoint: str,
         files: tuple[str, ...],
         /,
+        out: str = "",
         top: int = 5,
         clips: int = 0,
         crops: int = 0,
         device: str = "auto",
+        frames_as: str = "auto",
     ) -> int:
         """Print the most likely classes of pictures and clips.
 
         Args:
             checkpoint: a run of vicmae finetune, or its classifier.safetensors.
             files: pictures, clips, or folders of them.
+            out: write a table, .csv or .json, with a row for each file, instead of text.
             top: so many classes of each.
             clips: views in time of each clip; 0 as the run was tested.
             crops: squares of each frame, 1 or 3; 0 as the run was tested.
             device: auto, cpu, cuda or mps.
+            frames_as: take folders of numbered pictures as clips or as pictures; auto: by names.
         """
         from vicmae.predict import print_predictions
 
-        asked = {"top": top, "clips": clips, "crops": crops, "device": device}
+        asked = {"out": out, "top": top, "clips": clips, "crops": crops}
+        asked |= {"device": device, "frames_as": frames_as}
         return print_predictions(checkpoint, files, **asked)
 
     return _parse(ask, "predict", args)

@@ -14,11 +14,13 @@ import torch
 from .checkpoints import checkpoints_of
 from .classifier import Classifier
 from .dataset import BatchPlan
-from .finetune import build_classifier, open_sets
+from .finetune import build_backbone, build_classifier, init_notes, open_choice
+from .finetune import open_sets
 from .finetune_recipes import FinetuneConfig, check_finetune
 from .job import total_steps
 from .launch import human_size
 from .memory import block_bytes, planned_device
+from .report import balanced_weights, cautions
 from .run import read_status
 from .schedule import scaled_lr
 
@@ -51,11 +53,15 @@ def describe_finetuning(
     "What a fine-tuning would do, one line a subject; no media file is opened."
     check_finetune(config)
     train, test = open_sets(config)
+    choice = open_choice(config, train, test)
+    if config.class_weights == "balanced":
+        balanced_weights(train)  # or says why not
     plan = BatchPlan(
         [1] * len(train), config.batch_size, config.seed, None, config.repeats, processes
     )
     plan.steps_per_epoch = len(train) // plan.share[1]
-    model, (device, bf16) = _outline(config, train.classes), planned_device(config)
+    model, told = _outline(config, train.classes)
+    device, bf16 = planned_device(config)
     steps, micro = total_steps(config, plan), plan.batch_size / processes / config.accum_iter
     memory = _memory(config, model, micro, device, bf16)
     several = f", accumulated {config.accum_iter} times" if config.accum_iter > 1 else ""
@@ -79,17 +85,21 @@ def describe_finetuning(
         "memory": f"about {human_size(sum(memory.values()))} a process: "
         + ", ".join(f"{name} {human_size(n)}" for name, n in memory.items() if n),
     }
-    notes = [*plan.notes, *train.notes, *test.notes]
+    if config.keep_best:
+        lines["best"] = f"chosen by {len(choice):,} samples ({choice.split})"
+    notes = [*plan.notes, *dict.fromkeys([*train.notes, *test.notes, *told])]  # each once
     if checkpoints_of(config.out) and not config.resume:
         notes.append(f"{config.out} holds a run: add --resume to go on, or choose another --out")
     text = [f"{name:8s} {line}" for name, line in lines.items()]
-    return "\n".join([*text, *(f"note: {n}" for n in notes)])
+    text += [f"note: {n}" for n in notes]
+    return "\n".join(text + [f"caution: {c}" for c in cautions([train], test)])
 
 
-def _outline(config: FinetuneConfig, classes: tuple[str, ...]) -> Classifier:
-    "The classifier of a configuration."
+def _outline(config: FinetuneConfig, classes: tuple[str, ...]) -> tuple[Classifier, list[str]]:
+    "The classifier of a configuration, and what --init decides."
     with torch.random.fork_rng(devices=[]):
-        return build_classifier(config, classes)
+        backbone = build_backbone(config)
+        return build_classifier(config, classes, backbone), init_notes(config, backbone)
 
 
 def _memory(

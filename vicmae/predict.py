@@ -6,8 +6,10 @@
 __all__ = ['load_classifier', 'Prediction', 'predict', 'settings_of', 'print_predictions']
 
 # %% ../nbs/19e_predict.ipynb #7a7d9fdb
-import json
-from collections.abc import Iterator, Sequence
+import csv
+import io
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,10 +17,11 @@ import numpy as np
 import torch
 
 from .batches import TestViews
-from .checkpoints import CheckpointError, read_tensors, rebuild
+from .checkpoints import SHIPPED, CheckpointError, open_weights, parse_object, rebuild
 from .classifier import Classifier, classify_views
-from .files import DataError, find_samples
+from .files import DataError, Sample, as_count, find_samples, to_json, write_atomic
 from .labelled import Labelled
+from .run import run_settings
 from .train import autocast_for, pick_device
 
 # %% ../nbs/19e_predict.ipynb #065d9c55
@@ -33,8 +36,16 @@ def load_classifier(
 def _file_of(source: str | Path) -> Path:
     "The model of a run that has ended, else the run or the file itself."
     path = Path(source)
-    if path.suffix in (".pth", ".pt", ".bin"):
-        raise CheckpointError(f"{path}: give a run folder or a .safetensors of vicmae finetune")
+    if str(source) in SHIPPED and not path.exists():
+        raise CheckpointError(
+            f"{source} is a pretrained model and knows no classes: teach it some with vicmae "
+            f"finetune --init {source} --data LABELLED --out RUN, and give RUN here"
+        )
+    if not path.exists():
+        raise CheckpointError(
+            f"{path}: no such file; give the folder of a run of vicmae finetune, or the "
+            "classifier.safetensors that it left"
+        )
     ended = path / "classifier.safetensors"
     return ended if ended.exists() else path
 
@@ -54,6 +65,7 @@ def predict(
     clips: int = 0,  # K clips of each video, or frames for a model of pictures; 0: as tested, or 8
     crops: int = 0,  # 1 or 3 squares of each; 0: as tested
     device: str = "auto",  # auto, cpu, cuda, mps
+    frames_as: str = "auto",  # folders of numbered pictures: auto, clips, pictures
     batch_size: int = 8,  # files at a time
 ) -> Iterator[Prediction]:
     "The most likely classes of files, in their order."
@@ -63,42 +75,62 @@ def predict(
         )
     where = pick_device(device)
     model, settings = load_classifier(source, where), settings_of(source)
-    data = _unlabelled(files, model)
+    tested = lambda name, default: max(as_count(settings.get(name)), 0) or default
+    asked = _asked(files, model, frames_as)
+    samples = tuple(sample for sample in asked.values() if isinstance(sample, Sample))
+    data = Labelled("files", "given", samples, tuple(model.classes), np.full(len(samples), -1))
     views = TestViews(
         data,
         model.config["img_size"],
         model.num_frames,
-        settings.get("sampling_rate", 4),
-        clips or (settings.get("test_clips", 1) if model.num_frames > 1 else _frames(data)),
-        crops or settings.get("test_crops", 1),
+        tested("sampling_rate", 4),
+        clips or (tested("test_clips", 1) if model.num_frames > 1 else _frames(data)),
+        crops or tested("test_crops", 1),
         batch_size=batch_size,
     )
     autocast = autocast_for(where, settings.get("precision", "auto"))
-    several = bool(settings.get("multi_label"))
+    answers = _answers(model, views, autocast, top, bool(settings.get("multi_label")))
+    for path, sample in asked.items():
+        yield next(answers) if isinstance(sample, Sample) else Prediction(path, [], sample)
+
+
+def _answers(
+    model: Classifier, views: TestViews, autocast: Callable, top: int, several: bool
+) -> Iterator[Prediction]:
+    "What the model says about each sample, in order."
+    size, samples = views.batch_size, views.data.samples
     for number, batch in enumerate(views.loader()):
         shown = batch["views"]
         scores = classify_views(model, shown, autocast, 64, several) if len(shown) else shown
         answers = dict(zip(batch["sample"].tolist(), scores))
         errors = {entry["path"]: entry["reason"] for entry in batch["errors"]}
-        for i in range(number * batch_size, min((number + 1) * batch_size, len(data))):
-            path = data.samples[i].path
+        for i in range(number * size, min((number + 1) * size, len(samples))):
+            path = samples[i].path
             named = _best(model.classes, answers[i], top) if i in answers else []
             yield Prediction(path, named, errors.get(path, ""))
 
 
-def _unlabelled(files: Sequence[str | Path], model: Classifier) -> Labelled:
-    "Files as a data set without labels."
+def _asked(
+    files: Sequence[str | Path], model: Classifier, frames_as: str
+) -> dict[str, Sample | str]:
+    "Each file once: as a sample, or why it is none. DataError if there is no sample at all."
     if not files:
         raise DataError("no file is named: give pictures, clips, or folders of them")
-    found = {s.path: s for f in files for s in find_samples(str(f))}  # each once
-    samples = tuple(found.values())
-    still = [s.path for s in samples if s.kind == "picture"]
-    if still and model.num_frames > 1:
-        raise DataError(
-            f"{still[0]} is a picture, and the model takes clips of {model.num_frames} frames: "
-            "give clips, or a model that was fine-tuned on pictures"
-        )
-    return Labelled("files", "given", samples, tuple(model.classes), np.full(len(samples), -1))
+    asked: dict[str, Sample | str] = {}
+    for file in map(str, files):
+        try:
+            asked |= {sample.path: sample for sample in find_samples(file, frames_as=frames_as)}
+        except DataError as error:
+            asked[file] = str(error)
+    for path, sample in asked.items():
+        if isinstance(sample, Sample) and sample.kind == "picture" and model.num_frames > 1:
+            asked[path] = (
+                f"{path} is a picture, and the model takes clips of {model.num_frames} frames: "
+                "give clips, or a model that was fine-tuned on pictures"
+            )
+    if not any(isinstance(sample, Sample) for sample in asked.values()):
+        raise DataError(next(iter(asked.values())))
+    return asked
 
 
 def _frames(data: Labelled) -> int:
@@ -110,9 +142,9 @@ def settings_of(source: str | Path) -> dict:
     "The configuration of the run that a checkpoint comes from."
     path = _file_of(source)
     if path.is_dir():
-        file = path / "config.json"
-        return json.loads(file.read_text()) if file.exists() else {}
-    return json.loads(read_tensors(path)[1].get("config", "{}"))
+        return run_settings(path)[0]
+    found = open_weights(path).metadata.get("config", "{}")
+    return parse_object(found, f"{path}: the values of its run")
 
 
 def _best(names: Sequence[str], scores: torch.Tensor, top: int) -> list[tuple[str, float]]:
@@ -124,9 +156,15 @@ def _best(names: Sequence[str], scores: torch.Tensor, top: int) -> list[tuple[st
 def print_predictions(
     source: str | Path,
     files: Sequence[str | Path],
-    **options,  # top, clips, crops, device: see `predict`
+    out: str = "",  # a .csv or .json file for a row of each file; empty: text
+    **options,  # top, clips, crops, device, frames_as: see `predict`
 ) -> int:  # 0; 2 if a file could not be read
-    "A few lines for each file, as the command prints them."
+    "A few lines for each file, or all of them in a table: as the command does it."
+    if out and Path(out).suffix not in (".csv", ".json"):
+        raise ValueError(f"{out}: give --out a name that ends with .csv or .json")
+    if out:
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
+        return _write_table(Path(out), source, list(predict(source, files, **options)))
     failed = False
     for path, classes, error in predict(source, files, **options):
         print(path)
@@ -136,3 +174,43 @@ def print_predictions(
             print(f"  {error}")
         failed = failed or bool(error)
     return 2 if failed else 0
+
+
+def _write_table(path: Path, source: str | Path, found: list[Prediction]) -> int:
+    "Write a row for each file and say how many there are; returns the exit code."
+    text = _as_json(source, found) if path.suffix == ".json" else _as_csv(found)
+    write_atomic(path, lambda file: file.write(text.encode(errors="surrogateescape")))
+    bad = [row for row in found if row.error]
+    counts = Counter(row.classes[0][0] for row in found if row.classes)
+    shares = ", ".join(f"{count} {name}" for name, count in counts.most_common(8))
+    print(f"{len(found)} files in {path}: {shares}")
+    if bad:
+        print(f"{len(bad)} could not be read, the first: {bad[0].error}")
+    return 2 if bad else 0
+
+
+def _as_csv(found: list[Prediction]) -> str:
+    "path, label, probability, the next labels and theirs, and why there are none."
+    most = max((len(row.classes) for row in found), default=0)
+    ends = ["", *(f"_{rank}" for rank in range(2, most + 1))]
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    header = [f"{name}{end}" for end in ends for name in ("label", "probability")]
+    writer.writerow(["path", *header, "error"])
+    for path, classes, error in found:
+        cells = [cell for name, value in classes for cell in (name, f"{value:.6f}")]
+        writer.writerow([path, *cells, *[""] * (len(header) - len(cells)), error])
+    return table.getvalue()
+
+
+def _as_json(source: str | Path, found: list[Prediction]) -> str:
+    "The same as JSON."
+    rows = [
+        {
+            "path": path,
+            "classes": [{"label": name, "probability": round(p, 6)} for name, p in classes],
+            "error": error or None,
+        }
+        for path, classes, error in found
+    ]
+    return to_json({"checkpoint": str(source), "files": rows}, indent=1) + "\n"
