@@ -264,6 +264,8 @@ def read_table(path: Path) -> Table:
     lines = [line for line in _ENDS.split(text[:100_000]) if line.strip()][:200]
     sign = sign or _sign(path, lines)
     rows, notes = _cut(path, text, sign), []
+    if sign == " " and _column(PATHS, lines[0].split()) is not None:
+        rows[0] = (rows[0][0], lines[0].split())
     columns = [cell.lower() for cell in rows[0][1]]
     if _column(PATHS, columns) is None:
         columns, notes = _guessed(path, rows, sign)
