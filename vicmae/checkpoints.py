@@ -135,10 +135,11 @@ def _foreign(head: bytes) -> str:
 
 def _no_such_file(path: Path) -> CheckpointError:
     "With the names that are nearest to a mistyped one."
-    names = list(SHIPPED) if path.parent == Path() else []
+    shipped, there = SHIPPED if path.parent == Path() else (), []
     with contextlib.suppress(OSError):
-        names += [p.name for p in islice(path.parent.iterdir(), 10_000)]
-    near = [str(path.with_name(n)) for n in difflib.get_close_matches(path.name, names, 3)]
+        there = [p.name for p in islice(path.parent.iterdir(), 10_000)]
+    near = difflib.get_close_matches(path.name, shipped, cutoff=0.4)
+    near += [str(path.with_name(n)) for n in difflib.get_close_matches(path.name, there)]
     if re.match(r"https?:/", str(path)):
         return CheckpointError(f"{path.name}: an address on the web; download the file first")
     meant = f"did you mean {' or '.join(near)}? Else " if near else ""
@@ -231,19 +232,20 @@ def check_finite(
         )
 
 # %% ../nbs/12_checkpoints.ipynb #a829a9f2
-_PICKLE = 8 << 20  # bytes of a pickle that are read; its objects may take 100 times as many
+_PICKLE = 64 << 20  # bytes of a pickle that are read
+_OBJECTS = 1_000_000  # operations in it, each of about 100 bytes; those of a ViT-H take 100,000
 _DEEP = 100  # levels of nesting; checkpoints have about five
 _DATA = {"_codecs", "argparse", "array", "collections", "copyreg", "datetime", "decimal", "enum"}
 _DATA |= {"fractions", "functools", "pathlib", "types", "typing", "uuid"}  # Python's own data
 _SAFE = {"builtins.set", "builtins.frozenset", "builtins.bytearray", "builtins.complex"}
 
 
-def _names_in_pickle(stream: BinaryIO, limit: int) -> set[str]:  # such as "numpy.dtype"
+def _names_in_pickle(stream: BinaryIO) -> set[str]:  # such as "numpy.dtype"
     "What one pickle asks for, read without running it; ValueError for bombs."
     names, depth, marks, memo = set(), [], [], {}
-    for op, arg, at in pickletools.genops(stream):
-        if at > limit:
-            raise ValueError(f"its pickle is longer than {_PICKLE >> 20} MiB")
+    for count, (op, arg, at) in enumerate(pickletools.genops(stream)):
+        if at > _PICKLE or count > _OBJECTS:
+            raise ValueError(f"its pickle is longer than {_PICKLE >> 20} MiB or {_OBJECTS:,} steps")
         if op.name == "MARK":
             marks.append(len(depth))
         elif op.name in ("PUT", "BINPUT", "LONG_BINPUT"):
@@ -301,7 +303,7 @@ def _names_in_file(path: Path, kind: str) -> set[str]:
             if b"l\xfc\x9cF\xf9 j\xa8P\x19" not in file.read(16):
                 raise ValueError("it is a pickle that torch.save did not write")
             file.seek(0)
-            return set().union(*(_names_in_pickle(file, _PICKLE) for _ in range(5)))
+            return set().union(*(_names_in_pickle(file) for _ in range(5)))
         with zipfile.ZipFile(file) as archive:
             inside, size = archive.infolist(), file.seek(0, os.SEEK_END)
             names = [part.filename.split("/", 1)[-1] for part in inside]
@@ -317,7 +319,7 @@ def _names_in_file(path: Path, kind: str) -> set[str]:
                     while stream.read(1 << 20):
                         pass
             with archive.open(inside[names.index("data.pkl")]) as stream:
-                return _names_in_pickle(stream, _PICKLE)
+                return _names_in_pickle(stream)
 
 
 def _read_torch(path: Path, kind: str) -> Any:

@@ -331,8 +331,8 @@ def run_settings(
     "What a run was begun with: config.json, or else the copy in its newest readable checkpoint."
     file = Path(run, "config.json")
     try:
-        if stored := _checked(read_object(file), file):
-            return stored, ""
+        if stored := read_object(file):
+            return _checked(stored, file), ""
         problem = f"{file} is empty or gone"
     except DataError as e:
         problem = str(e)
@@ -347,8 +347,8 @@ def run_settings(
 
 def _checked(stored: dict, file: Path) -> dict:
     "Settings whose counts are counts and whose names are names; DataError if they are not."
-    counts = [k for k in ("steps", "global_batch", "files") if stored.get(k) is not None]
-    odd = [k for k in counts if as_count(stored[k]) < 0]
+    counts = [k for k in ("global_batch", "files") if stored.get(k) is not None]
+    odd = [k for k in ("steps", *counts) if as_count(stored.get(k)) < 0]
     classes = stored.get("classes") or []
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         odd.append("classes")
@@ -377,7 +377,8 @@ def _damage(path: Path) -> str:
         return f"has {damaged} lines that cannot be read, and the list lacks them" if damaged else ""
     if path.suffix == ".json":
         try:
-            _checked(read_object(path), path)
+            if stored := read_object(path):
+                _checked(stored, path)
         except DataError:
             return "is damaged"
     return ""
