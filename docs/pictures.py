@@ -363,6 +363,7 @@ CHOSEN: dict[str, tuple[int, tuple[float, float, float, float] | None]] = {
     "14_collapse": (1, (0, 0, 0.6, 1)), "15_train": (1, None), "15a_run": (0, None),
     "15b_parallel": (0, None), "16_recipes": (0, None), "16a_task": (0, (0, 0, 0.6, 1)),
     "16b_job": (0, None), "17_pretrain": (3, (0, 0, 1, 0.53)), "17a_labelled": (2, (0, 0, 0.5, 1)),
+    "17b_report": (1, None),
     "18_evaluate": (0, None), "18a_transfer": (0, (0, 0, 0.5, 1)), "19_classifier": (0, None),
     "19a_augment": (1, (0.1, 0, 0.7, 1)), "19b_batches": (1, None),
     "19c_finetune_recipes": (2, None), "19d_finetune": (0, (0, 0, 0.66, 1)),

@@ -114,11 +114,11 @@ def test_numbers_as_names_are_said(skewed):
 
 def test_classes_that_do_not_fit_are_named(skewed, tmp_path):
     other = fill(tmp_path / "other", "val", (1, 1, 1, 1))
-    with pytest.raises(DataError, match=f"2 classes of .*{OBJECTS[3]}") as refused:
+    with pytest.raises(DataError, match=f"2: {OBJECTS[3]}|2: {OBJECTS[2]}") as refused:
         evaluate(asking(skewed, val_data=str(other)))
     assert "to test on, are not among the 2 of" in str(refused.value)
     tuning = replace(get_finetune_recipe("finetune_tiny_objects"), data=str(skewed))
-    with pytest.raises(DataError, match="2 classes of .* --val-data"):
+    with pytest.raises(DataError, match="classes of .* --val-data"):
         open_sets(replace(tuning, val_data=str(other)))
     with pytest.raises(DataError, match="/no/such/folder is neither a path that exists"):
         evaluate(asking("/no/such/folder"))
@@ -249,10 +249,11 @@ def test_the_best_weights_are_kept_and_who_chose_them(skewed, tmp_path, capsys):
     assert finetune(config) == 0
     scores = {row["step"]: row["score"] for row in read_metrics(run / "evals.jsonl")}
     result = json.loads((run / "test.json").read_text())
-    assert result["chosen_by"] == "val" and result["n"] == 10
+    assert result["chosen_by"] == "val" and result["n"] == 10 and result["step"] in (2, 4, 5)
     assert not any("chosen by the test files" in s for s in result["cautions"])
     about = read_tensors(run / "best.safetensors")[1]
-    kept, mark = int(about["step"]), json.loads(about["config"])["mark"]
+    assert int(about["step"]) == result["step"]
+    kept, mark = result["step"], json.loads(about["config"])["mark"]
     assert kept in (2, 4, 5) and all(mark >= scores[step] for step in (2, 4))
     assert kept == 5 or mark == scores[kept]
     asked = list(predict(run, sorted((data / "test").rglob("*.png"))))

@@ -292,21 +292,21 @@ class FinetuneJob(Job):
         "A test during training; a signal ends it, and then the training."
         with contextlib.suppress(Stopped):
             found = self.evaluate(step, self.choice)
-            if self.config.keep_best and self.mark(found) > self.best:
-                self.best = self.mark(found)
-                self.write_model("best.safetensors", step, mark=self.best)
+            if self.config.keep_best and self.mark(found) > self.best[0]:
+                self.best = self.mark(found), step
+                self.write_model("best.safetensors", step, mark=self.best[0])
 
     def mark(self, found: Metrics) -> float:
         "What the best weights are best at."
         return found.balanced if self.config.class_weights == "balanced" else found.value
 
-    def best_before(self) -> float:
-        "The best mark of the steps that are done; -inf if there is none, or its weights are gone."
+    def best_before(self) -> tuple[float, int]:
+        "The best mark so far and its step; -inf if there is none, or its weights are gone."
         if self.start and self.config.keep_best:  # of later steps too: these come out the same
             with contextlib.suppress(CheckpointError, ValueError, KeyError):
                 about = open_weights(self.run / "best.safetensors").metadata
-                return float(json.loads(about["config"])["mark"])
-        return -math.inf
+                return float(json.loads(about["config"])["mark"]), int(about["step"])
+        return -math.inf, 0
 
     def write_model(self, name: str, step: int, **more: float) -> None:
         "The model by itself, with averaged weights if there are any; all ranks call it."
@@ -394,6 +394,8 @@ class FinetuneJob(Job):
         )
         if result.get("uneven"):
             say(describe_scores(result, result["metric"]))
+        if self.config.keep_best:
+            say(f"these are the weights of step {result['step']}, by tests on {self.choice.split}")
         for sentence in result["cautions"]:
             say(f"caution: {sentence}")
 
@@ -408,7 +410,7 @@ class FinetuneJob(Job):
             "cautions": self.said,
         }
         if self.config.keep_best:
-            result["chosen_by"] = self.choice.split
+            result |= {"chosen_by": self.choice.split, "step": self.best[1]}
         return result
 
 # %% ../nbs/19d_finetune.ipynb #71607686
