@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'SYSTEM', 'FRAMES_AS', 'LISTS', 'Sample', 'Samples', 'split_role', 'split_folders', 'numbered',
-           'absent_files', 'split_data', 'find_samples', 'class_names', 'to_json', 'error_entry', 'write_atomic',
-           'Rows', 'parse_rows', 'read_rows', 'read_object', 'as_number', 'as_count', 'set_aside', 'ErrorReport']
+           'absent_files', 'find_samples', 'class_names', 'to_json', 'error_entry', 'write_atomic', 'Rows',
+           'parse_rows', 'read_rows', 'read_object', 'as_number', 'as_count', 'set_aside', 'ErrorReport']
 
 # %% ../nbs/04a_files.ipynb #cd7cbed1
 import contextlib
@@ -14,6 +14,7 @@ import math
 import os
 import re
 import secrets
+import unicodedata
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -189,6 +190,9 @@ def _walk_notes(root, found, closed, odd) -> list[str]:
     return notes + _first_of(bare, f"folders of {root} hold no file")
 
 # %% ../nbs/04a_files.ipynb #75dc9e7a
+LISTS = (".csv", ".tsv", ".txt", ".jsonl")
+
+
 def _manifest(path: Path, split: str | None, label: str = "label") -> Samples:
     """The samples that a list names; paths are relative to its folder. Notes end with a summary."""
     table, role = read_table(path), split_role(split or "train")
@@ -198,15 +202,18 @@ def _manifest(path: Path, split: str | None, label: str = "label") -> Samples:
     splits = Counter(split_role(row.get("split") or "train") for _, row in table)
     if split is not None and role not in splits:
         raise DataError(f"{path} has no split {split!r}: it has {', '.join(sorted(splits))}")
-    found, left = [], Counter({f"of split {s}": n for s, n in splits.items() if split and s != role})
+    found, folder = [], "" if str(path.parent) == "." else str(path.parent)
+    left = Counter({f"of split {s}": n for s, n in splits.items() if split and s != role})
     for line, row in table:
         if split is not None and split_role(row.get("split") or "train") != role:
             continue
-        sample = _listed(path, line, row, label, left)
+        sample = _listed(path, folder, line, row, label, left)
         if why := unread(sample.path):
             left[f"left out ({why})"] += 1
         else:
             found.append(sample)
+    gone = absent_files(sample.path for sample in found)
+    found = [_spelled(s, path.parent, left) if s.path in gone else s for s in found]
     found, twice = _once(_whole_labels(found))
     left["named once more and counted once"] = len(twice)
     gone = absent_files(sample.path for sample in found)
@@ -222,9 +229,9 @@ def _manifest(path: Path, split: str | None, label: str = "label") -> Samples:
     return Samples(found, [*table.notes, *_unnamed(path, table, label), summary])
 
 
-def _listed(path: Path, line: int, row: dict, label: str, left: Counter) -> Sample:
+def _listed(path: Path, folder: str, line: int, row: dict, label: str, left: Counter) -> Sample:
     """One row of a list; what is odd about it is counted in `left`."""
-    name, said, source = (row.get("path") or "").strip(), row.get(label), f"{path.name} line {line}"
+    name, said = (row.get("path") or "").strip(), row.get(label)
     if not name:
         raise DataError(f"{path} line {line} names no file: fill its column 'path'")
     if isinstance(said, list):
@@ -232,20 +239,32 @@ def _listed(path: Path, line: int, row: dict, label: str, left: Counter) -> Samp
             f"{path} line {line} gives several labels, {', '.join(said)}: one label a file is "
             f"read; keep one, or give each a column and choose one by --label"
         )
-    if legacy(name) != name or legacy(said or "") != (said or ""):
-        left["not UTF-8 (other text than names of files is read as Windows-1252)"] += 1
-        name = name if os.path.exists(path.parent / name) else legacy(name)
-        said = legacy(said or "")
+    if said and legacy(said) != said:
+        left["with a label that is not UTF-8, read as Windows-1252"] += 1
+        said = legacy(said)
     if no_label(said):
         shown = f" ({said.strip()!r})" if said and said.strip() else ""
         left[f"without a label{shown}"] += 1
         said = None
-    name = str(Path(name)) if "./" in name or "//" in name or name.endswith("/") else name
-    place = os.path.join("" if str(path.parent) == "." else path.parent, name)
-    word = (row.get("kind") or "").lower()
-    kind = {"video": "clip", "image": "picture"}.get(word, word)
+    if ("./" in name or "//" in name or name[-1] == "/") and "://" not in name:
+        name = str(Path(name))
+    place = os.path.join(folder, name)
+    kind = (row.get("kind") or "").lower()
+    kind = {"video": "clip", "image": "picture"}.get(kind, kind)
     kind = kind if kind in KINDS else kind_of(place) or "clip"
-    return Sample(place, kind, said and said.strip(), source=source)
+    return Sample(place, kind, said and said.strip(), source=f"{path.name} line {line}")
+
+
+def _spelled(sample: Sample, folder: Path, left: Counter) -> Sample:
+    """A row whose file is not there, under the name of one that is: other bytes for one text."""
+    start = len(os.path.join(folder, "")) if sample.path.startswith(os.path.join(folder, "")) else 0
+    head, name = sample.path[:start], legacy(sample.path[start:])
+    forms = [unicodedata.normalize(form, name) for form in ("NFC", "NFD")]
+    for other in (name, *forms, name.replace("\\", "/")):
+        if os.path.exists(head + other):
+            left["found under a name of the same letters in other bytes"] += 1
+            return replace(sample, path=head + other, kind=kind_of(head + other) or sample.kind)
+    return replace(sample, path=head + name)
 
 
 def _whole_labels(found: list[Sample]) -> list[Sample]:
@@ -301,23 +320,6 @@ def absent_files(paths: Iterable[str]) -> set[str]:
     return gone
 
 # %% ../nbs/04a_files.ipynb #30f10a6a
-LISTS = (".csv", ".tsv", ".txt", ".jsonl")
-
-
-def split_data(data: str) -> list[str]:
-    """The entries of --data: commas between, but a comma in the name of what exists belongs to it."""
-    words, found = data.split(","), []
-    while words:
-        for n in range(len(words), 0, -1):  # the longest that exists
-            name = ",".join(words[:n])
-            there = [s for s in (name, name.strip()) if s and os.path.lexists(os.path.expanduser(s))]
-            if there or n == 1:
-                break
-        found.append(there[0] if there else name.strip())
-        words = words[n:]
-    return [name for name in found if name]
-
-
 def find_samples(
     data: str | Path | Sequence[str | Path],  # folder, manifest (.csv, .tsv, .txt, .jsonl) or file
     split: str | None = None,  # train, val, ...: a manifest's column, or a folder of that name
@@ -360,7 +362,9 @@ def _find(root: Path, split: str | None, label: str, frames_as: str) -> Samples:
         if root.suffix.lower() in LISTS:
             return _manifest(root, split, label)
         if kind_of(root) is None:
-            why = unread(root) or "it is no picture, no clip and no manifest, by its extension"
+            why = unread(root) or (
+                f"it is no picture, no clip and no list ({' '.join(LISTS)}), by its extension"
+            )
             raise DataError(f"{root} cannot be used: {why}")
         return Samples([Sample(str(root), kind_of(root))])
     splits, tables = split_folders(root), ("manifest.csv", "manifest.jsonl")
@@ -561,7 +565,7 @@ class ErrorReport:
                 f"({times} times), the first because: {bad[0]['reason']}"
             ]
         if part:
-            said.append(f"{len(part)} files are used in part, the first: {part[0]['reason']}")
+            said.append(f"{len(part)} files are used with a note, the first: {part[0]['reason']}")
         return " ".join(said)
 
     def write(self, path: str | Path) -> None:
