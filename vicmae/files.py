@@ -21,6 +21,7 @@ from typing import Any
 from .lists import CLIPS as CLIPS, KINDS, MEDIA, DataError, ending, kind_of, legacy
 from .lists import DatasetMissing as DatasetMissing, Table, no_label, read_table, unread
 from .lists import read_lines as read_lines, read_pairs as read_pairs  # for callers
+from .lists import split_data as split_data
 
 # %% ../nbs/04a_files.ipynb #699a2562
 @dataclass(frozen=True)
