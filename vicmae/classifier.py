@@ -16,7 +16,7 @@ from timm.layers import trunc_normal_
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .autoencoder import PartialBlock, sincos_position
+from .autoencoder import PartialBlock, check_sizes, sincos_position
 from .checkpoints import load_strict
 from .model import ViCMAE
 from .schedule import layer_scales
@@ -189,10 +189,7 @@ def _check(config: dict) -> None:
         raise ValueError(
             f"{len(names)} classes with {len(set(names))} names: give each its own name"
         )
-    if config["img_size"] % config["patch_size"]:
-        raise ValueError(
-            f"img_size={config['img_size']} must be a multiple of patch_size={config['patch_size']}"
-        )
+    check_sizes(config["img_size"], config["patch_size"], (config["embed_dim"], config["num_heads"]))
     if frames < 1 or tubelet < 1 or frames % tubelet:
         raise ValueError(f"num_frames={frames} must be a multiple of tubelet={tubelet}")
 

@@ -20,7 +20,7 @@ COMMANDS = {
     "reconstruct": "what a model paints into hidden patches: CKPT FILE ... [--out PNG, MP4 or GIF]",
     "attend": "where the patches of a picture look: CKPT FILE ... [--query ROW,COL] [--rollout]",
     "match": "the patch of another frame that is most alike: CKPT CLIP --at ROW,COL",
-    "watch": "draw the curves of a run while it goes: RUN [--every SECONDS] [--once]",
+    "watch": "draw the curves of runs while they go: RUN [RUN ...] [--every SECONDS] [--once]",
     "slurm": "write a batch script for SLURM: [--nodes N] ... and the options of the command",
     "recipe": "print a recipe with the source of each value; without a name, list the recipes",
     "world": "generate labelled clips and pictures: --out DIR --clips N --pictures M",
@@ -177,20 +177,26 @@ def slurm(args: list[str]) -> int:
 
 
 def watch(args: list[str]) -> int:
-    "vicmae watch RUN: the curves of a run in the terminal, until it ends or Ctrl-C."
+    "vicmae watch RUN ...: the curves of runs in the terminal, until they end or Ctrl-C."
 
-    def show(run: str, /, every: float = 2.0, once: bool = False, width: int | None = None) -> None:
-        """Draw the curves of a run in the terminal while it goes.
+    def show(
+        runs: tuple[str, ...],
+        /,
+        every: float = 2.0,
+        once: bool = False,
+        width: int | None = None,
+    ) -> None:
+        """Draw the curves of a run in the terminal while it goes, or of several in one picture.
 
         Args:
-            run: its folder.
+            runs: their folders.
             every: seconds between two looks.
             once: draw one picture and leave.
             width: of the text, in characters.
         """
         from vicmae.watch import watch
 
-        watch(run, every, once, width)
+        watch(*runs, every=every, once=once, width=width)
 
     _parse(show, "watch", args)
     return 0

@@ -7,7 +7,6 @@ __all__ = ['open_run', 'same_batches', 'total_steps', 'Job', 'run_job', 'explain
 
 # %% ../nbs/16b_job.ipynb #7b8d1904
 import contextlib
-import json
 import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -33,18 +32,22 @@ from vicmae.distributed import (
     together,
     world_size,
 )
-from .files import ErrorReport
+from .files import ErrorReport, to_json
 from .parallel import parallelize
 from vicmae.run import (
+    NOT_FINITE,
     MetricsFile,
     Saved,
     Stop,
     Stopped,
+    cut_back,
     draw_losses,
     graceful_stop,
+    keep_damaged,
     progress_bar,
     read_metrics,
     read_status,
+    run_settings,
     save_checkpoint,
     say,
     time_shares,
@@ -62,15 +65,16 @@ def open_run(
     method: Sequence[str],  # fields that may not change while the run goes on
 ) -> Any:  # with the stored number of steps, when a run goes on
     "Claim the run's folder; refuse one that holds a run, unless resume says to go on with it."
-    file = Path(config.out, "config.json")
-    if not file.exists() and not checkpoints_of(config.out):
+    stored, note = run_settings(config.out)
+    if not stored and not note and not checkpoints_of(config.out):
         return config
     if not config.resume and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
         raise ValueError(
             f"{config.out} holds a run already: add --resume to go on with it, "
             "or choose another --out"
         )
-    stored = json.loads(file.read_text()) if file.exists() else {}
+    if note:
+        say(f"note: {note}")
     changed = [
         f"{k} was {stored[k]}, now {getattr(config, k)}"
         for k in (*method, "seed", "data")
@@ -89,11 +93,10 @@ def same_batches(
     data: Any,
 ) -> dict:  # what identifies the batches, to be stored
     "Compare the batches that these files and processes give with those that the run has had."
-    names = "\n".join(Path(s.path).name for s in data.samples)
+    names = os.fsencode("\n".join(Path(s.path).name for s in data.samples))
     now = {"global_batch": data.plan.batch_size, "files": len(data.samples)}
-    now["files_crc32"] = f"{zlib.crc32(names.encode()):08x}"
-    file = Path(config.out, "config.json")
-    then = json.loads(file.read_text()) if file.exists() else {}
+    now["files_crc32"] = f"{zlib.crc32(names):08x}"
+    then = run_settings(config.out)[0]
     if then.get("global_batch", now["global_batch"]) != now["global_batch"]:
         raise ValueError(
             f"{config.out} has used batches of {then['global_batch']}, and {world_size()} "
@@ -102,7 +105,7 @@ def same_batches(
         )
     if then.get("files_crc32", now["files_crc32"]) != now["files_crc32"]:
         data.plan.notes.append(
-            f"the files are not those that the run began with (then {then['files']}, now "
+            f"the files are not those that the run began with (then {then.get('files', 'others')}, now "
             f"{now['files']}): from here on its batches are other ones"
         )
     return now
@@ -190,11 +193,12 @@ class Job:
     def begin(self) -> None:
         "Write the configuration, cut the metrics back, and open the log."
         if rank() == 0:
-            write_text(self.run / "config.json", json.dumps(self.settings, indent=1))
+            keep_damaged(self.run)
+            write_text(self.run / "config.json", to_json(self.settings, indent=1))
         write_status(self.run, "running", self.start, self.steps)
         for name in ("evals.jsonl", "nonfinite.jsonl"):  # steps that will be done again
             if rank() == 0 and (self.run / name).exists():
-                write_rows(self.run / name, read_metrics(self.run / name, self.start))
+                cut_back(self.run / name, self.start)
         self.track = trackers(
             self.run, self.config.tensorboard, self.config.wandb, self.settings, self.start
         )
@@ -252,7 +256,7 @@ class Job:
         "Write down which files were in a batch that was skipped."
         files = [str(self.data.samples[i].path) for i in self.data.plan.places(step - 1)[1]]
         with open(self.run / "nonfinite.jsonl", "a") as f:
-            f.write(json.dumps({"step": step, "files": files}) + "\n")
+            f.write(to_json({"step": step, "files": files}) + "\n")
 
     def note_eval(self, row: dict) -> None:
         "Add a row of accuracies to evals.jsonl and the trackers; of a step that is there, replace."
@@ -308,6 +312,21 @@ class Job:
         for note in [*self.data.plan.notes, *restart_note()]:
             say(f"note: {note}")
 
+    def check_learned(self) -> None:
+        "A run that has not taken a single step has learned nothing, and is not done."
+        rows = read_metrics(self.run / "metrics.jsonl") if rank() == 0 else []
+        skipped = [row["step"] for row in rows if row.get("skipped")]
+        if rows and len(skipped) == len(rows):
+            raise FloatingPointError(
+                f"all {len(rows)} steps of {self.run} had a loss or gradient that is not finite "
+                f"and were skipped, so nothing was learned; {NOT_FINITE}"
+            )
+        if skipped:
+            say(
+                f"{len(skipped)} of {len(rows)} steps were skipped, because a loss or gradient was "
+                f"not finite: {', '.join(map(str, skipped[:10]))}{', ...' * (len(skipped) > 10)}"
+            )
+
     def summary(self) -> None:
         "The curves, what could not be read, and where the time went."
         if rank() == 0:
@@ -317,7 +336,8 @@ class Job:
             say(self.report.summary() + f"; see {self.run / 'skipped.jsonl'}")
         if rank() == 0 and self.saved > self.start:
             rows = read_metrics(self.run / "metrics.jsonl")[self.start - self.saved :]
-            say("time: " + ", ".join(f"{k} {share:.1%}" for k, share in time_shares(rows).items()))
+            if shares := time_shares(rows):
+                say("time: " + ", ".join(f"{k} {share:.1%}" for k, share in shares.items()))
 
 # %% ../nbs/16b_job.ipynb #0e385b01
 def run_job(
@@ -350,6 +370,7 @@ def _run(config: Any, prepare: Callable, device: torch.device, stop: Stop) -> in
         if ended.code == FAILED:
             together(lambda: _fail(ended.error))
         elif ended.code == 0:
+            together(job.check_learned)
             job.finish(ended.step)
             job.summary()
             say(f"done: {ended.step} steps in {job.run}")

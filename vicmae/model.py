@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .autoencoder import MaskedAutoencoder
-from .contrast import ContrastOutput, Ids, contrast, pool, projection_head
+from .contrast import POOLS, ContrastOutput, Ids, contrast, pool, projection_head
 
 # %% ../nbs/11_vicmae.ipynb #925eb19d
 def combined_loss(
@@ -78,6 +78,9 @@ class ViCMAE(MaskedAutoencoder):
             pool=pool,
             temperature=temperature,
         )
+        if not temperature > 0 or pool not in POOLS:
+            wanted = f"a number above 0, and pool one of {', '.join(POOLS)}"
+            raise ValueError(f"temperature={temperature}, pool={pool!r}: temperature is {wanted}")
         self.pool, self.temperature = pool, temperature
         dims = self.norm.normalized_shape[0], projector_hidden_dim, projector_out_dim, head
         self.projector = projection_head(*dims)

@@ -55,12 +55,14 @@ def output_paths(
     return paths
 
 # %% ../nbs/21c_show.ipynb #9a397d1c
-def _load(checkpoint: str, device: str) -> "ViCMAE":
+def _load(
+    checkpoint: str, device: str, num_heads: int | None, decoder_num_heads: int | None
+) -> "ViCMAE":
     "A model: tiny, tiny64, a run or a file."
     from vicmae.checkpoints import load_model
     from vicmae.train import pick_device
 
-    return load_model(checkpoint, pick_device(device))
+    return load_model(checkpoint, pick_device(device), num_heads, decoder_num_heads)
 
 
 @contextmanager
@@ -104,6 +106,8 @@ def reconstruct_files(
     frames: int | None = None,
     fixed: bool = False,
     device: str = "auto",
+    num_heads: int | None = None,
+    decoder_num_heads: int | None = None,
 ) -> int:
     """Show what a model paints into hidden patches: NAME_reconstruct.png for each file, or a film.
 
@@ -117,6 +121,8 @@ def reconstruct_files(
         frames: so many of each clip; 4, and all in a film.
         fixed: hide the same patches in all frames of a clip.
         device: auto, cpu, cuda or mps.
+        num_heads: of the encoder, where a .pth of unusual width does not say it.
+        decoder_num_heads: of the decoder.
     """
     from vicmae.figures import save_figure
     from vicmae.visualize import show_reconstruction, show_statistics, write_film
@@ -134,7 +140,7 @@ def reconstruct_files(
         "num_frames": frames if film else frames or 4,
     }
     options |= {"fixed": fixed} | ({} if statistics == "all" else {"statistics": statistics})
-    model = _load(checkpoint, device)
+    model = _load(checkpoint, device, num_heads, decoder_num_heads)
     show = show_statistics if statistics == "all" else show_reconstruction
 
     def draw(file: Path, path: Path) -> None:
@@ -195,6 +201,8 @@ def attend_files(
     rollout: bool = False,
     frames: int = 4,
     device: str = "auto",
+    num_heads: int | None = None,
+    decoder_num_heads: int | None = None,
 ) -> int:
     """Show where the patches of a picture look: NAME_attend.png for each file.
 
@@ -208,6 +216,8 @@ def attend_files(
         rollout: only the attention through all blocks.
         frames: so many of each clip.
         device: auto, cpu, cuda or mps.
+        num_heads: of the encoder, where a .pth of unusual width does not say it.
+        decoder_num_heads: of the decoder.
     """
     from vicmae.attention import query_index, show_attention
     from vicmae.features import image_size
@@ -221,7 +231,7 @@ def attend_files(
             "--rollout goes through all blocks and heads: leave --block and --head out"
         )
     inputs = _inputs(files)
-    paths, model = output_paths(inputs, out, "attend"), _load(checkpoint, device)
+    paths, model = output_paths(inputs, out, "attend"), _load(checkpoint, device, num_heads, decoder_num_heads)
     asked = query if query in ("mean", "cls") else parse_place(query, "--query")
     if asked not in ("mean", "cls"):
         query_index(asked, model.num_patches)
@@ -245,7 +255,7 @@ def _two_frames(files: Sequence[str], frames: str | None, gap: int | None, size:
     import numpy as np
 
     from vicmae.files import DataError, kind_of
-    from vicmae.video import open_video
+    from vicmae.video import TIME_LIMIT, open_video
     from vicmae.visualize import read_media
 
     still = [kind_of(f) == "picture" and not Path(f).is_dir() for f in files]
@@ -255,7 +265,7 @@ def _two_frames(files: Sequence[str], frames: str | None, gap: int | None, size:
         raise DataError("a match is between two frames: name one clip, or two pictures")
     if still[0]:
         raise DataError(f"{files[0]} is a picture, and a match needs two frames: give a clip")
-    with open_video(Path(files[0]).expanduser()) as video:
+    with open_video(Path(files[0]).expanduser(), time_limit=TIME_LIMIT) as video:
         last = video.num_frames - 1
         pair = parse_place(frames, "--frames") if frames else (0, last if gap is None else gap)
         pair = [i + video.num_frames if i < 0 else i for i in pair]
@@ -274,6 +284,8 @@ def match_file(
     block: int | None = None,
     out: str = ".",
     device: str = "auto",
+    num_heads: int | None = None,
+    decoder_num_heads: int | None = None,
 ) -> int:
     """Show which patch of another frame a model takes for the one pointed at: NAME_match.png.
 
@@ -286,6 +298,8 @@ def match_file(
         block: features of this block, from 1; the last one if not given.
         out: a folder, or a .png.
         device: auto, cpu, cuda or mps.
+        num_heads: of the encoder, where a .pth of unusual width does not say it.
+        decoder_num_heads: of the decoder.
     """
     from vicmae.attention import patch_features
     from vicmae.correspondence import center_features, match_patch, show_match
@@ -294,7 +308,7 @@ def match_file(
 
     if frames and gap is not None:
         raise ValueError("--frames and --gap both say which frames: leave one out")
-    model = _load(checkpoint, device)
+    model = _load(checkpoint, device, num_heads, decoder_num_heads)
     if block is not None and not 1 <= block <= len(model.blocks):
         raise ValueError(f"--block {block}: this model has blocks 1 to {len(model.blocks)}")
     files = files or (_sample_clip(),)

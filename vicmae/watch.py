@@ -15,13 +15,13 @@ import sys
 import threading
 import time
 from base64 import b64encode
+from collections.abc import Sequence
 from io import BytesIO
 from itertools import zip_longest
-from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
-from .figures import COLOURS
+from .figures import COLOURS, title_text
 from vicmae.follow import (
     ENDED,
     Curve,
@@ -66,6 +66,23 @@ def _panels(reader: RunReader, points: int) -> dict[str, Curve]:
     return {key: curves[key] for key in PANELS if key in curves}
 
 
+def _side_by_side(
+    readers: Sequence[RunReader],
+    points: int,
+) -> dict[str, list[Curve | None]]:  # of each run; None: it has no such curve
+    "The curves of several runs by key, in the order of PANELS."
+    each = [_panels(reader, points) for reader in readers]
+    keys = [key for key in PANELS if any(key in curves for curves in each)]
+    return {key: [curves.get(key) for curves in each] for key in keys}
+
+
+def _readers(runs: Sequence[str | os.PathLike | RunReader]) -> list[RunReader]:
+    "A reader for each run, as many as there are colours."
+    if not 0 < len(runs) <= len(COLOURS):
+        raise ValueError(f"{len(runs)} runs: name 1 to {len(COLOURS)}, each gets a colour")
+    return [run if isinstance(run, RunReader) else RunReader(run) for run in runs]
+
+
 def _fill(facts: list[str], width: int) -> list[str]:
     "Facts on as few lines as fit, broken between facts if they are short."
     whole = [fact.replace(" ", "\0") if len(fact) < 50 else fact for fact in facts]
@@ -74,48 +91,71 @@ def _fill(facts: list[str], width: int) -> list[str]:
 
 # %% ../nbs/24a_watch.ipynb #e6b40b4f
 def draw_run(
-    run: str | os.PathLike | RunReader,
+    *runs: str | os.PathLike | RunReader,  # several: one colour each
     points: int = 150,  # in a curve
 ) -> "Figure":
-    "The curves of a run as small panels; red lines are steps skipped for numbers not finite."
+    "The curves of runs as small panels; red lines are steps skipped for numbers not finite."
     from IPython.display import Image, display
     from matplotlib.figure import Figure
 
-    reader = run if isinstance(run, RunReader) else RunReader(run)
-    if reader is not run:
+    readers = _readers(runs)
+    for reader in set(readers) - set(runs):  # those that are made here
         reader.poll()
-    panels = _panels(reader, points)
+    panels = _side_by_side(readers, points)
     ncols = 4 if len(panels) > 6 else 3
     nrows = max(1, -(-len(panels) // ncols))
-    height = 0.65 + 1.75 * nrows
+    head = 0.65 + 0.2 * max(len(readers) - 2, 0)
+    height = head + 1.75 * nrows
     fig = Figure((10.5, height), dpi=72, facecolor="white")
-    fig.subplots_adjust(0.05, 0.3 / height, 0.985, 1 - 0.65 / height, wspace=0.32, hspace=0.45)
+    fig.subplots_adjust(0.05, 0.3 / height, 0.985, 1 - head / height, wspace=0.32, hspace=0.45)
     for ax, key in zip_longest(fig.subplots(nrows, ncols, squeeze=False).flat, panels):
         if key is None:
             ax.set_axis_off()
         else:
-            _draw_panel(ax, reader, key, panels[key])
-    title = _fill(headline(reader), 130) + [""]  # two lines always, so that nothing jumps
-    title[1] += " ..." if len(title) > 3 else ""
-    fig.suptitle("\n".join(title[:2]), fontsize=9, color="#333333")
+            _draw_panel(ax, readers, key, panels[key])
+    _write_heads(fig, readers)
     fig._ipython_display_ = lambda: display(Image(_png(fig)))
     return fig
 
 
-def _draw_panel(ax: "Axes", reader: RunReader, key: str, curve: Curve) -> None:
-    "One curve: the means as a line, their range pale behind it, the last value above."
+def _write_heads(fig: "Figure", readers: Sequence[RunReader]) -> None:
+    "How the runs stand: of one run two lines, of several a line each in its colour."
+    if len(readers) == 1:
+        title = _fill(headline(readers[0]), 130) + [""]  # two lines always: nothing jumps
+        title[1] += " ..." if len(title) > 3 else ""
+        fig.suptitle(title_text("\n".join(title[:2])), fontsize=9, color="#333333")
+        return
+    for i, reader in enumerate(readers):
+        line, place = _fill(headline(reader), 150)[0], 1 - (0.1 + 0.2 * i) / fig.get_figheight()
+        fig.text(0.05, place, title_text(line), fontsize=9, color=COLOURS[i], va="top")
+
+
+def _draw_panel(
+    ax: "Axes",
+    readers: Sequence[RunReader],
+    key: str,
+    curves: Sequence[Curve | None],  # of each run
+) -> None:
+    "One panel: means as lines, their range pale behind them, of one run the last value above."
     from matplotlib.ticker import EngFormatter
 
-    colour = COLOURS[list(PANELS).index(key) % len(COLOURS)]
-    ax.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.25, lw=0)
-    ax.plot(curve.x, curve.y, color=colour, lw=1.4, marker="o" if len(curve.x) < 12 else None, ms=3)
+    own = COLOURS[list(PANELS).index(key) % len(COLOURS)]
+    colours = [own] if len(readers) == 1 else COLOURS
+    for reader, curve, colour in zip(readers, curves, colours):
+        if curve is None:
+            continue
+        few = "o" if len(curve.x) < 12 else None
+        ax.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.25, lw=0)
+        ax.plot(curve.x, curve.y, color=colour, lw=1.4, marker=few, ms=3)
+        if key in ("loss_recon", "loss_contrast", "grad_norm"):
+            for step in skipped_steps(reader.metrics)[-200:]:
+                ax.axvline(step, color="#CC0000" if len(readers) == 1 else colour, lw=0.8, alpha=0.7)
+        if len(readers) == 1:
+            ax.set_title(f"{curve.y[-1]:.4g}", fontsize=9, loc="right", color=colour)
     if key == "loss_contrast":
-        ax.axhline(chance_loss(reader.config), color="#777777", lw=1, ls=(0, (4, 2)))
-    if key in ("loss_recon", "loss_contrast", "grad_norm"):
-        for step in skipped_steps(reader.metrics)[-200:]:
-            ax.axvline(step, color="#CC0000", lw=0.8, alpha=0.7)
+        for chance in {chance_loss(reader.config) for reader in readers}:
+            ax.axhline(chance, color="#777777", lw=1, ls=(0, (4, 2)))
     ax.set_title(PANELS[key], fontsize=9, loc="left", color="#333333")
-    ax.set_title(f"{curve.y[-1]:.4g}", fontsize=9, loc="right", color=colour)
     ax.locator_params(nbins=4)
     ax.xaxis.set_major_formatter(EngFormatter(sep=""))
     ax.yaxis.set_major_formatter("{x:.3g}")
@@ -134,51 +174,57 @@ def _png(fig: "Figure") -> bytes:
     return sent.getvalue()
 
 # %% ../nbs/24a_watch.ipynb #3e47765c
+_TERMINAL = ("cyan", "magenta", "yellow", "green", "blue", "red")  # of the runs, in their order
+
+
 def text_frame(
-    reader: RunReader,
+    run: RunReader | Sequence[RunReader],
     width: int = 100,  # characters
     height: int | None = None,  # lines; None: as many as all panels need
     **style,  # colour=True: with escape codes; charset="ascii": no braille dots
 ) -> str:
-    "A run as text: the headline, and as many panels as there is room for."
-    lines = _fill(headline(reader), width)
+    "Runs as text: the headline of each, and as many panels as there is room for."
+    readers = [run] if isinstance(run, RunReader) else list(run)
+    lines = [line for reader in readers for line in _fill(headline(reader), width)]
     ncols = max(1, width // 40)
     each = width // ncols - 1
-    panels = list(_panels(reader, 2 * each).items())
+    panels = list(_side_by_side(readers, 2 * each).items())
     nrows, rows = -(-len(panels) // ncols), 6
     if height is not None and panels:
         nrows = max(1, min(nrows, (height - len(lines)) // 8))
         rows = max(2, min(10, (height - len(lines)) // nrows - 4))
-    drawn = [_text_panel(reader, *panel, each, rows, **style) for panel in panels[: nrows * ncols]]
+    drawn = [_text_panel(readers, *panel, each, rows, **style) for panel in panels[: nrows * ncols]]
     for i in range(0, len(drawn), ncols):
         lines += [" ".join(parts).rstrip() for parts in zip(*drawn[i : i + ncols])]
     return "\n".join(lines)
 
 
 def _text_panel(
-    reader: RunReader,
+    readers: Sequence[RunReader],
     key: str,
-    curve: Curve,
+    curves: Sequence[Curve | None],  # of each run
     width: int,  # characters
     height: int,  # lines of the plot itself
     colour: bool = False,
     charset: str = "braille",
 ) -> list[str]:  # height + 4 lines of equal width
-    "One curve in characters: its name and last value above, the ends of its axis at the right."
+    "One panel in characters: its name and last values above, the ends of its axis at the right."
     from uniplot import plot_to_string
 
-    chance = chance_loss(reader.config) if key == "loss_contrast" else math.nan
-    low, high = curve.y.min(), curve.y.max()
+    chances = {chance_loss(reader.config) for reader in readers if key == "loss_contrast"}
+    chance = chances.pop() if len(chances) == 1 else math.nan
+    drawn = [(i, curve) for i, curve in enumerate(curves) if curve is not None]
+    low, high = min(c.y.min() for _, c in drawn), max(c.y.max() for _, c in drawn)
     margin = 0 if high > low else max(abs(high) / 2, 1e-9)
     low, high = low - margin, high + margin
     plot = plot_to_string(
-        curve.y,
-        curve.x,
+        [curve.y for _, curve in drawn],
+        [curve.x for _, curve in drawn],
         lines=True,
         width=width - 12,
         height=height,
         character_set=charset,
-        color=["cyan"] if colour else False,
+        color=[_TERMINAL[i % len(_TERMINAL)] for i, _ in drawn] if colour else False,
         x_gridlines=[],
         y_gridlines=[chance] if low < chance < high else [],
         y_min=low,
@@ -187,19 +233,21 @@ def _text_panel(
     ).splitlines()
     plot[1] += f" {high:.3g}"
     plot[height] += f" {low:.3g}"
-    title = f"{PANELS[key]} {curve.y[-1]:.4g}" + (f", chance {chance:.3g}" if chance > 0 else "")
+    last = ["-" if curve is None else f"{curve.y[-1]:.4g}" for curve in curves]
+    title = f"{PANELS[key]} {' | '.join(last)}" + (f", chance {chance:.3g}" if chance > 0 else "")
     bare = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in plot]
-    return [title.ljust(width)] + [a + " " * (width - len(b)) for a, b in zip(plot, bare)]
+    plot = [a + " " * (width - len(b)) for a, b in zip(plot, bare)]
+    return [title[:width].ljust(width)] + plot
 
 # %% ../nbs/24a_watch.ipynb #10f04a50
 def watch_terminal(
-    run: str | os.PathLike,  # folder
+    *runs: str | os.PathLike,  # folders
     every: float = 2.0,  # seconds between two looks
     once: bool = False,  # one frame, then leave
     width: int | None = None,  # characters; None: as wide as the terminal
 ) -> None:
-    "Draw a run in a terminal until it ends or Ctrl-C; a pipe gets headlines and the last frame."
-    reader, tty = RunReader(run), sys.stdout.isatty()
+    "Draw runs in a terminal until all end or Ctrl-C; a pipe gets headlines and the last frame."
+    readers, tty = _readers(runs), sys.stdout.isatty()
     live = tty and not once and os.environ.get("TERM") != "dumb"
     style, plain = {"colour": tty and "NO_COLOR" not in os.environ}, {}
     if not (sys.stdout.encoding or "").lower().startswith("utf"):
@@ -208,12 +256,13 @@ def watch_terminal(
     begin, ended = "\x1b[2J", False
     try:
         while not ended:
-            whole = reader.poll(math.inf if once else 1.0)
-            ended = once or (whole and reader.state in ENDED)
+            whole = all([reader.poll(math.inf if once else 1.0) for reader in readers])
+            ended = once or (whole and all(reader.state in ENDED for reader in readers))
             size = shutil.get_terminal_size((100, 40))
             room = (width or size.columns, size.lines - 1 if live else None)
             full = live or ended
-            text = text_frame(reader, *room, **style) if full else " · ".join(headline(reader))
+            heads = "\n".join(" · ".join(headline(reader)) for reader in readers)
+            text = text_frame(readers, *room, **style) if full else heads
             if live:
                 text = f"{begin}\x1b[H" + text.replace("\n", "\x1b[K\n") + "\x1b[K\x1b[J"
                 begin = ""
@@ -226,16 +275,16 @@ def watch_terminal(
 
 # %% ../nbs/24a_watch.ipynb #46931db8
 class NotebookWatch:
-    "A picture of a run under a cell, kept up to date by a thread until the run ends or `stop`."
+    "A picture of runs under a cell, kept up to date by a thread until all end or `stop`."
 
     def __init__(
         self,
-        run: str | os.PathLike,  # folder
+        *runs: str | os.PathLike,  # folders
         every: float = 2.0,  # seconds between two looks
     ):
         from IPython.display import display
 
-        self.reader, self.every = RunReader(run), every
+        self.readers, self.every = _readers(runs), every
         self._seen, self._button, self._leave = None, None, threading.Event()
         self._place = display(_text("waiting for the first picture"), raw=True, display_id=True)
         with contextlib.suppress(ImportError):
@@ -252,9 +301,9 @@ class NotebookWatch:
         while not self._leave.is_set():
             whole = True
             try:
-                whole = self.reader.poll(0.5)
+                whole = all([reader.poll(0.5) for reader in self.readers])
                 self._draw()
-                if whole and self.reader.state in ENDED:
+                if whole and all(reader.state in ENDED for reader in self.readers):
                     self.stop()
             except Exception as error:
                 self._seen = self._place.update(_text(f"{error}; trying again"), raw=True)
@@ -262,10 +311,10 @@ class NotebookWatch:
 
     def _draw(self) -> None:
         "Draw if there is something new, and every half minute."
-        rows, evals = self.reader.metrics, self.reader.evals
-        seen = rows, rows.length, evals.length, self.reader.state, time.monotonic() // 30
+        now = [(r.metrics, r.metrics.length, r.evals.length, r.state) for r in self.readers]
+        seen = now, time.monotonic() // 30
         if seen != self._seen:
-            picture = {"image/png": b64encode(_png(draw_run(self.reader))).decode()}
+            picture = {"image/png": b64encode(_png(draw_run(*self.readers))).decode()}
             self._place.update(picture | _text("a run"), raw=True)
         self._seen = seen
 
@@ -295,29 +344,29 @@ def _text(text: str) -> dict:
     return {"text/plain": text}
 
 # %% ../nbs/24a_watch.ipynb #e9f52cfe
-_WATCHES: dict[Path, NotebookWatch] = {}  # a cell that is run again must not draw twice
+_WATCHES: dict[tuple, NotebookWatch] = {}  # a cell that is run again must not draw twice
 
 
 def watch_notebook(
-    run: str | os.PathLike,  # folder
+    *runs: str | os.PathLike,  # folders
     every: float = 2.0,  # seconds between two looks
 ) -> NotebookWatch:  # has stop() and wait()
-    "Watch a run under this cell, while the kernel is free for other cells."
-    path = check_run(run).resolve()
-    if path in _WATCHES:
-        _WATCHES[path].stop()
-    _WATCHES[path] = NotebookWatch(run, every)
-    return _WATCHES[path]
+    "Watch runs under this cell, while the kernel is free for other cells."
+    paths = tuple(check_run(run).resolve() for run in runs)
+    if paths in _WATCHES:
+        _WATCHES[paths].stop()
+    _WATCHES[paths] = NotebookWatch(*runs, every=every)
+    return _WATCHES[paths]
 
 
 def watch(
-    run: str | os.PathLike,  # folder
+    *runs: str | os.PathLike,  # folders; several are drawn into one picture
     every: float = 2.0,  # seconds between two looks
     once: bool = False,  # one frame as text, then leave
     width: int | None = None,  # of the text, in characters
 ) -> NotebookWatch | None:
-    "Draw the curves of a run, live: as a picture in a notebook, as text in a terminal."
+    "Draw the curves of runs, live: as a picture in a notebook, as text in a terminal."
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     if hasattr(shell, "kernel") and not once:
-        return watch_notebook(run, every)
-    watch_terminal(run, every, once, width)
+        return watch_notebook(*runs, every=every)
+    watch_terminal(*runs, every=every, once=once, width=width)
