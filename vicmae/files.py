@@ -14,8 +14,8 @@ import math
 import os
 import re
 import secrets
-import unicodedata
 import shutil
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 from .lists import CLIPS as CLIPS, KINDS, MEDIA, DataError, ending, kind_of, legacy
 from .lists import DatasetMissing as DatasetMissing, Table, no_label, read_table, unread
 from .lists import read_lines as read_lines, read_pairs as read_pairs  # for callers
+from .lists import split_data as split_data
 
 # %% ../nbs/04a_files.ipynb #699a2562
 @dataclass(frozen=True)
@@ -565,7 +566,7 @@ class ErrorReport:
                 f"({times} times), the first because: {bad[0]['reason']}"
             ]
         if part:
-            said.append(f"{len(part)} files are used with a note, the first: {part[0]['reason']}")
+            said.append(f"{len(part)} files are used in part, the first: {part[0]['reason']}")
         return " ".join(said)
 
     def write(self, path: str | Path) -> None:
