@@ -769,8 +769,9 @@ def test_deep_pictures_keep_their_brightness(tmp_path):
         for limit in (None, 30)[:2 if path.name == "12.png" else 1]:
             off = np.abs(read_picture(path, limit).astype(int) - RAMP[..., None]).max()
             assert off <= (path.suffix == ".pgm"), path.name
-    dark = put(tmp_path, "dark.pgm", b"P5 2 1 65535 " + np.array([0, 300], ">u2").tobytes())
-    assert read_picture(dark).max() == 1                        # it says that it has 16 bits
+    for most, bright in ((65534, 15), (65535, 250)):            # it says what is white, or not
+        dark = b"P5 2 1 %d " % most + np.array([0, 4000], ">u2").tobytes()
+        assert read_picture(put(tmp_path, "dark.pgm", dark)).max() == bright
     for name, values in (("signed.tif", np.int32([[-5, 9]])), ("neg.tif", np.float32([[-0.5, 1]])),
                          ("inf.tif", np.float32([[0, np.inf]])), ("out.tif", np.float32([[0, 1.01]]))):
         with pytest.raises(PictureError, match="from -?[0-9.]+ to|not finite"):

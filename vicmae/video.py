@@ -72,8 +72,8 @@ def _describe(path, kind: str) -> tuple[str, ...]:
 _CONVERT, _BLANK = "convert it to PNG or JPEG", rb"(?:\xef\xbb\xbf)?\s*"
 _FOREIGN = (     # first bytes, what the file is, the mend
     (_BLANK + rb"<(svg|[^\0]*?<svg)", "an SVG drawing", (_CONVERT,)),
-    (_BLANK + rb"(#EXTM3U|ffconcat|v=0\s|\[playlist\]|\[reference\]|<asx|<smil|(<\?xml[^<]*)?<MPD)",
-     "a playlist", ("leave it out, or give the files that it names",)),
+    (_BLANK + rb"(#EXTM3U|ffconcat|v=0\s|\[playlist\]|\[reference\]|"
+     rb"(<\?xml[^<]*)?<(MPD|asx|smil|playlist))", "a playlist", ("leave it out, or give the files that it names",)),
     (_BLANK + rb"<", "a web page", ()),
     (rb"%!PS|\xc5\xd0\xd3\xc6", "a PostScript drawing", (_CONVERT,)),
     (rb"%PDF", "a PDF document", (_CONVERT,)), (rb"SIMPLE  =", "a FITS file", (_CONVERT,)),
@@ -109,7 +109,7 @@ def _vint(head: bytes, place: int) -> tuple[int, int]:
     return place + length, value if value < most else 0
 
 # %% ../nbs/02_video.ipynb #978f386d
-MAX_PIXELS = 2**27     # 16384 x 8192; to decode so many takes about a gigabyte
+MAX_PIXELS = 2**27     # 16384 x 8192; a picture of so many takes 1.3 GB for a moment
 TIME_LIMIT = 30.0      # seconds that commands allow for opening a file, or one reading from it
 
 def pixel_limit() -> int:
@@ -186,17 +186,18 @@ def _to_rgb(path, image) -> np.ndarray:
     "An open picture of any mode as uint8 [H, W, 3]."
     from PIL import ImageOps
     tags = dict(image.tag_v2) if image.format == "TIFF" else {}
-    deep = image.format in ("PNG", "TIFF") and any(";16" in str(tile[3]) for tile in image.tile)
-    shown = ImageOps.exif_transpose(image)
+    how = [(tile[0], str(tile[3])) for tile in image.tile]
+    deep = image.format in ("PNG", "TIFF") and any(";16" in mode for _, mode in how)
+    ImageOps.exif_transpose(image, in_place=True)
     if image.mode[0] in "IF":
-        values = np.asarray(shown)
+        values = np.asarray(image)
         if tags.get(258) == (32,) and tags.get(339, (1,)) == (1,): values = values.view(np.uint32)
         stated = [np.ravel(tags[tag])[0] for tag in (340, 341) if tag in tags]
-        if image.format not in ("PNG", "TIFF") and values.dtype.kind != "f":
-            stated = [0, 65535]         # PGM and JPEG 2000 say how many bits they have
+        if image.format == "PPM" and image.mode == "I":     # a PGM: Pillow has scaled it to 65535
+            values, stated = values.astype(np.uint16), [0, 65535] if how[0][0] != "raw" else []
         grey = _to_grey(path, values, *stated)
         return np.repeat((255 - grey if tags.get(262) == 0 else grey)[..., None], 3, axis=2)
-    rgb = np.array(shown.convert("RGB"))
+    rgb = np.array(image if image.mode == "RGB" else image.convert("RGB"))
     if deep and rgb.max() < 16:         # the lower bits are gone already: no scale helps
         raise PictureError(path, "holds colours of 16 bits, all darker than 1/16 of white",
                            "bring them to 8 bits by the right scale")
