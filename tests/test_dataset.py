@@ -190,6 +190,34 @@ def test_nothing_readable_ends_in_one_sentence(tmp_path, workers):
         FrameCache(find_samples(tmp_path), SIZE)
 
 
+@pytest.mark.parametrize("cached", [None, "memory", "disk"])
+def test_a_clip_that_is_used_in_part_is_named_once(tmp_path, cached):
+    """By a run with any number of workers, and by a cache also when it finds its files ready."""
+    for i in range(18):
+        write_clip(tmp_path / f"{i:02}.mkv", i)
+    movie = (tmp_path / "05.mkv").read_bytes()
+    (tmp_path / "05.mkv").write_bytes(movie[:-200])
+    samples, expected, reference = find_samples(tmp_path), None, None
+    for workers in (0, 2):
+        cache = cached and FrameCache(samples, SIZE, cached, tmp_path / "cache", time_limit=None)
+        made, report = dataset(samples, cache=cache, time_limit=None), ErrorReport()
+        report.add(made.errors)
+        batches = list(make_loader(made, 0, 4, workers))
+        for batch in batches:
+            report.add(batch["errors"])
+        reference = reference or [hash_batch(batch) for batch in batches]
+        assert [hash_batch(batch) for batch in batches] == reference
+        expected = expected or report.files
+        assert report.files == expected
+    (entry,) = expected.values()
+    assert entry["used"] and entry["times"] == 0 and "05.mkv is cut off" in entry["reason"]
+    report.write(tmp_path / "skipped.jsonl")
+    again = ErrorReport(tmp_path / "skipped.jsonl")
+    assert again.files == expected and again.summary().startswith("1 files are used with a note")
+    again.add([{"path": entry["path"], "reason": "is gone", "step": 9, "place": 2}])
+    assert "could not be read" in again.summary() and again.files[entry["path"]]["times"] == 1
+
+
 class Pretend(PairDataset):
     """A set of files that exist only by number; those in `broken` cannot be read."""
 
@@ -299,6 +327,7 @@ def test_frames_that_fail_do_not_brand_the_file(samples, monkeypatch):
         def __init__(self, path, **options):
             self.video = real(path)
             self.num_frames, self.fps = self.video.num_frames, self.video.fps
+            self.notes = []
 
         def frames(self, indices):
             if self.video.path.endswith(("1.mp4", "2.mp4")) and 3 in indices:

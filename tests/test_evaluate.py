@@ -22,7 +22,7 @@ from vicmae.evaluate import (
     evaluate_knn,
     evaluate_linear,
     fit_recipe,
-    hold_out,
+
     linear_scores,
     metrics,
     train_linear,

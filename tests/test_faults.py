@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import av
 import faulty
 import pytest
 import torch
@@ -397,6 +398,25 @@ def test_a_helping_process_is_killed(tmp_path, go, again, which):
         runs = go(out, *options, faults=faults)
         assert codes(runs) == [2] and len(sentences(runs)) == 1
     again(out, *options)
+
+
+def test_a_clip_that_is_used_in_part_is_named(few, tmp_path, go):
+    data, out = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(few, data)
+    cut = next(data.glob("clips/*/*.mp4"))
+    with av.open(str(cut)) as source, av.open(str(cut.with_suffix(".mkv")), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(source.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = stream
+                target.mux(packet)
+    cut.unlink()
+    cut = cut.with_suffix(".mkv")
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size * 3 // 4])
+    run = go(out, "--steps", 2, data=data)[0]
+    assert run.wait() == 0 and "1 files are used with a note" in run.out + run.err
+    rows = [json.loads(line) for line in (out / "skipped.jsonl").read_text().splitlines()]
+    assert [(row["path"], row["used"]) for row in rows] == [(str(cut), True)]
 
 
 # ---- 7. the clock ----

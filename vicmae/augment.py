@@ -25,7 +25,7 @@ from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 from torchvision.transforms import RandomResizedCrop
 
-from .sampling import draw
+from .sampling import Stream, draw
 from .views import MEAN, denormalize
 
 # %% ../nbs/19a_augment.ipynb #33e9e983
@@ -248,9 +248,6 @@ def target_loss(
     return (loss * known).mean()  # over all B x C: the same at any layout of the batch
 
 # %% ../nbs/19a_augment.ipynb #065e1dd7
-_MIX = 7  # `view` of draws for a whole step; smaller numbers belong to the plan of batches
-
-
 def mix_partners(
     batch: int,  # B
     repeats: int = 1,  # k neighbours that show one file
@@ -281,7 +278,7 @@ def mix(
     if len(order) == 0 or mixup <= 0 and cutmix <= 0:
         return views, soft
     first = torch.arange(len(order)) >= len(order) // 2  # 0 for a sample, 1 for its partner
-    rng, order = draw(seed, step, view=_MIX), order.to(views.device)
+    rng, order = draw(seed, step, view=Stream.MIX), order.to(views.device)
     with borrowed_generators():
         seed_globals(int(rng.integers(2**32)))
         mixer = Mixup(

@@ -16,11 +16,11 @@ import torchvision.transforms.v2.functional as F
 from torch import Tensor
 
 from .augment import AugmentPolicy, augment, augment_policy
-from .dataset import BatchPlan, FrameCache, PairDataset, make_loader
+from .dataset import BatchPlan, FrameCache, Notes, PairDataset, make_loader
 from .files import KINDS, DataError, error_entry
 from .labelled import Labelled
-from .sampling import crop_box, draw, sample_clip, test_views
-from .video import open_video
+from .sampling import Stream, crop_box, draw, sample_clip, test_views
+from .video import TIME_LIMIT, open_video
 
 # %% ../nbs/19b_batches.ipynb #66db0bf1
 class LabelledFrames:
@@ -31,10 +31,11 @@ class LabelledFrames:
         data: Labelled,
         cache: FrameCache | None = None,  # of `data.samples`; what it could not read is left out
         reader: str = "auto",
-        time_limit: float | None = 30.0,  # seconds to open a file, or to decode what is asked for
+        time_limit: float | None = TIME_LIMIT,  # seconds to open a file, or to decode frames
     ):
         self.data, self.cache, self.reader, self.time_limit = data, cache, reader, time_limit
         self.errors = [] if cache is None else list(cache.errors)  # known before the first step
+        self.notes = Notes()  # of files that are used in part
         self._bad: dict[int, str] = {}  # samples that this process could not read
         self._place: dict[int, int] = {}  # sample -> its place in the cache
         for i, sample in enumerate(data.samples if cache is not None else ()):
@@ -77,6 +78,7 @@ class LabelledFrames:
             image = torch.from_numpy(np.array(self.data.picture(i, self.time_limit)))
             return image.permute(2, 0, 1).expand(*pick(1).shape, -1, -1, -1)
         with open_video(sample.path, reader=self.reader, time_limit=self.time_limit) as video:
+            self.notes.add(sample, video.notes)
             index = pick(video.num_frames)
             frames = torch.from_numpy(video.frames(index.ravel())).permute(0, 3, 1, 2)
         return frames.unflatten(0, index.shape)
@@ -103,7 +105,7 @@ class LabelledBatches(PairDataset):
         rank: int = 0,
         world: int = 1,
         reader: str = "auto",
-        time_limit: float | None = 30.0,  # seconds
+        time_limit: float | None = TIME_LIMIT,  # seconds
     ):
         self.data, self.source = data, LabelledFrames(data, cache, reader, time_limit)
         self.num_frames, self.sampling_rate = num_frames, sampling_rate
@@ -121,7 +123,8 @@ class LabelledBatches(PairDataset):
         self.plan.notes = self._notes(batch_size)
         if data.directed:
             self.policy = replace(self.policy, flip=0.0)
-        self.errors = self.source.errors  # known before the first step
+        self.notes = self.source.notes
+        self.errors = self.source.errors + (cache.notes if cache else [])  # before the first step
 
     def _notes(self, batch_size: int) -> list[str]:
         """What had to give way, a sentence each."""
@@ -175,7 +178,7 @@ class LabelledBatches(PairDataset):
                         num_frames,
                         self.num_frames,
                         self.sampling_rate,
-                        draw(self.plan.seed, epoch, number, 0, repeat + r),
+                        draw(self.plan.seed, epoch, number, Stream.FRAMES, repeat + r),
                     )
                     for r in range(count)
                 ]
@@ -187,7 +190,7 @@ class LabelledBatches(PairDataset):
     def _fill(self, batch: dict, row: int, step: int, file: int, repeat: int, clip: Tensor) -> None:
         """Write one sample into its row: its view, its target, its number."""
         number, epoch = int(self.numbers[file]), self.plan.where(1, step)[0]
-        rng = draw(self.plan.seed, epoch, number, 1, repeat)
+        rng = draw(self.plan.seed, epoch, number, Stream.VIEW, repeat)
         batch["views"][row] = augment(clip, rng, self.policy, self.img_size).numpy()
         batch["target"][row], batch["number"][row] = self.data.targets[number], number
 
@@ -258,7 +261,7 @@ class TestViews(torch.utils.data.Dataset):
         world: int = 1,
         limit: int | None = None,  # at most so many samples, evenly spread
         reader: str = "auto",
-        time_limit: float | None = 30.0,  # seconds
+        time_limit: float | None = TIME_LIMIT,  # seconds
     ):
         self.data, self.source = data, LabelledFrames(data, cache, reader, time_limit)
         numbers = self.source.numbers

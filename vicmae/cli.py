@@ -290,6 +290,9 @@ def parity(args: list[str]) -> int:
 def main(argv: list[str] | None = None) -> None:
     "The `vicmae` command; exits with the command's code, 2 for bad input, 130 when interrupted."
     args = sys.argv[1:] if argv is None else argv
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show ends no command
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     if not args or args[0] in ("-h", "--help"):
         print(usage())
         sys.exit(0)

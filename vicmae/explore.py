@@ -28,7 +28,7 @@ from .run import read_metrics
 from .sampling import FrameRule, draw, parse_rule, sample_frames, section_edges, shift_of
 from .schedule import LAMBDA_SCHEDULES, scheduled_lambda, warmup_cosine
 from .shipped import record, window_means
-from .video import open_video
+from .video import TIME_LIMIT, open_video
 from .visualize import draw_masks, label_of, read_media, reconstruct
 
 # %% ../nbs/22b_explore.ipynb #808cc700
@@ -65,7 +65,7 @@ class Reader:
         "Frames a second, as they were read; pixels count as one a second."
         if hasattr(self.media[name], "ndim"):
             return 1.0
-        with open_video(self.media[name], min_frames=1) as video:
+        with open_video(self.media[name], "auto", TIME_LIMIT, min_frames=1) as video:
             return video.fps * len(self.frames(name)) / video.num_frames
 
     def add(self, path: Path) -> str:

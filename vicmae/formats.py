@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .files import DataError, DatasetMissing, find_samples, kind_of, read_lines, read_pairs
-from .sampling import draw
+from .sampling import Stream, draw
 
 # %% ../nbs/04b_formats.ipynb #049aca12
 class Row(NamedTuple):
@@ -78,24 +78,11 @@ def _need(places: Sequence[Path], what: str) -> Path:
     return found
 
 # %% ../nbs/04b_formats.ipynb #ac4bc628
-def read_folders(home: Path, split: str | Path) -> Listing:
-    """Files in folders by class, in the subfolder of a split."""
+def read_folders(home: Path, split: str | Path, frames_as: str = "auto") -> Listing:
+    """Files in folders by class, in the subfolder of a split; see `find_samples`."""
     place = _need([home / split], "files in folders by class")
-    rows = [Row(s.path, s.label, kind=s.kind) for s in find_samples(place)]
-    folders = defaultdict(set)
-    for row in rows:
-        folders[row.label].add(os.path.dirname(row.path))
-    notes = [
-        f"{len(some)} folders are called {label!r} and become one class: "
-        f"{' and '.join(sorted(some)[:2])}"
-        for label, some in folders.items()
-        if len(some) > 1
-    ]
-    full = {os.path.relpath(path, place).split(os.sep)[0] for s in folders.values() for path in s}
-    bare = sorted(f.name for f in os.scandir(place) if f.is_dir() and f.name not in full)
-    if bare:
-        notes.append(f"{len(bare)} folders of {place} hold no file, the first: {bare[0]}")
-    return Listing(rows, notes=notes[:2])
+    found = find_samples(place, frames_as=frames_as)
+    return Listing([Row(s.path, s.label, s.source, s.kind) for s in found], notes=found.notes)
 
 # %% ../nbs/04b_formats.ipynb #26002874
 def read_torchvision(
@@ -205,7 +192,7 @@ def read_caltech101(home: Path, split: str, number: int = 30) -> Listing:
         by_class[row.label].append(row)
     rows = []
     for c, label in enumerate(sorted(by_class)):
-        order = draw(0, 0, c).permutation(len(by_class[label]))
+        order = draw(0, c, view=Stream.CALTECH).permutation(len(by_class[label]))
         chosen = order[:number] if split == "train" else order[number:]
         rows += [by_class[label][i] for i in sorted(chosen)]
     return Listing(rows, sorted(by_class), notes=found.notes)
@@ -320,7 +307,8 @@ def read_kinetics(home: Path, split: str) -> Listing:
     if path is None:
         return read_folders(home, _need(folders, f"the clips of {split}").relative_to(home))
     if "youtube_id" not in read_lines(path, "one clip a line")[0][1]:
-        return Listing([Row(s.path, s.label, s.source, s.kind) for s in find_samples(path)])
+        found = find_samples(path)
+        return Listing([Row(s.path, s.label, s.source, s.kind) for s in found], notes=found.notes)
     folder = _first(folders) or home
     there = _clips([folder, home / "replacement"])
     rows = [

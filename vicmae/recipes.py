@@ -24,6 +24,7 @@ class PretrainConfig:
 
     data: str = "data_samples"  # folders by class or manifests (.csv, .jsonl), commas between
     out: str = "runs/pretrain"  # folder of the run; if it holds one, --resume is needed
+    frames_as: Literal["auto", "clips", "pictures"] = "auto"  # folders of numbered pictures
     val_data: str = ""  # labelled clips and pictures for kNN and linear probe
     resume: bool = False  # go on with the run in --out from its newest good checkpoint
     recipe: str = "debug"  # the recipe that the other values come from
@@ -101,6 +102,7 @@ class PretrainConfig:
 # %% ../nbs/16_recipes.ipynb #aec703c9
 PLUMBING = (
     "data",
+    "frames_as",
     "out",
     "val_data",
     "resume",

@@ -20,7 +20,7 @@ from .contrast import Ids
 from .dataset import FrameCache, PairDataset
 from .distributed import gather, rank, world_size
 from .figures import draw_mask, save_figure, show_panels
-from .files import DataError, Sample, find_samples
+from .files import DataError, Sample, Samples, find_samples, split_data
 from .masking import patchify, unpatchify
 from .model import MODELS, ViCMAE
 from .parallel import Parallel
@@ -63,9 +63,9 @@ def fill_cache(config: Any, samples: list[Sample]) -> None:
             frame_cache(config, samples[local::count])
 
 
-def training_samples(config: PretrainConfig) -> list[Sample]:
-    "All files of a configuration."
-    return find_samples([Path(p) for p in config.data.split(",")], split="train")
+def training_samples(config: PretrainConfig) -> Samples:
+    "All files of a configuration, with notes on what was left out or chosen."
+    return find_samples(split_data(config.data), "train", frames_as=config.frames_as)
 
 
 def build_dataset(
@@ -79,7 +79,7 @@ def build_dataset(
         for kind in ("clip", "picture")
     }
     rule = parse_rule(config.frames, config.num_views)
-    return PairDataset(
+    data = PairDataset(
         samples,
         config.batch_size,
         config.img_size,
@@ -95,6 +95,8 @@ def build_dataset(
         config.reader,
         config.time_limit,
     )
+    data.plan.notes[:0] = samples.notes
+    return data
 
 # %% ../nbs/16a_task.ipynb #e5dd7487
 def build_model(config: PretrainConfig) -> ViCMAE:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .distributed import agree, average_gradients, everywhere, rank
-from .sampling import draw
+from .sampling import Stream, draw
 
 # %% ../nbs/15_train.ipynb #441160ff
 def pick_device(
@@ -93,7 +93,8 @@ class Task(NamedTuple):
 # %% ../nbs/15_train.ipynb #a2e7c2d0
 def _seed(step: int, part: int) -> None:
     "Random numbers inside the model (dropout) follow from step, rank and micro-batch."
-    torch.manual_seed(int(draw(0, step, view=7, repeat=rank() * 1024 + part).integers(2**63)))
+    rng = draw(0, step, view=Stream.DROPOUT, repeat=rank() * 1024 + part)
+    torch.manual_seed(int(rng.integers(2**63)))
 
 
 def _add(totals: Named, named: Named, share: float) -> None:

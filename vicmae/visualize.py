@@ -23,9 +23,9 @@ from .figures import draw_mask, show_panels, to_image
 from .files import DataError, kind_of
 from .masking import gather_tokens, patchify, unpatchify
 from .model import ViCMAE
-from .sampling import draw
+from .sampling import Stream, draw
 from .task import paint
-from .video import open_video, read_picture
+from .video import TIME_LIMIT, open_video, read_picture
 from .views import center_view, denormalize, normalize
 
 if TYPE_CHECKING:
@@ -37,9 +37,10 @@ def read_media(
     size: int,  # S: the centre square, resized to so many pixels a side
     num_frames: int = 1,  # of a clip, evenly spaced; fewer if it has fewer
     times: Sequence[float] | None = None,  # of a clip: the frames at these seconds instead
+    time_limit: float | None = TIME_LIMIT,  # seconds to open a file, or for one reading from it
 ) -> np.ndarray:  # uint8 [T, S, S, 3]; a picture has T = 1, of an array all frames are taken
     "Frames of a file or an array, as a model of this size takes them; one sentence for bad ones."
-    return _read(source, size, num_frames, times)[0]
+    return _read(source, size, num_frames, times, time_limit)[0]
 
 
 def _read(
@@ -47,21 +48,21 @@ def _read(
     size: int,
     num_frames: int | None = None,  # None: all, at most 300
     times: Sequence[float] | None = None,
+    time_limit: float | None = TIME_LIMIT,
 ) -> tuple[np.ndarray, np.ndarray | None, float]:
     "Frames [T, S, S, 3], their seconds [T] and the length of the clip (of arrays: None and 0)."
     if not isinstance(source, (str, os.PathLike)):
         return _resize(_pixels(source), size), None, 0.0
     path = Path(source).expanduser()
     if kind_of(path) == "picture" and not path.is_dir():
-        return _resize(read_picture(path)[None], size), np.zeros(1), 0.0
+        return _resize(read_picture(path, time_limit)[None], size), np.zeros(1), 0.0
     if kind_of(path) is None and path.exists() and not path.is_dir():
         raise DataError(f"{path} is no picture and no clip, by its extension: give .jpg, .mp4, ...")
-    with open_video(path, min_frames=1) as video:
+    with open_video(path, time_limit=time_limit, min_frames=1) as video:
         which = even_frames(video.num_frames, num_frames or min(video.num_frames, 300))
         seconds = video.times[which] if times is None else np.asarray(times, float)
-        parts = np.array_split(seconds, -(-len(seconds) // 16))  # large frames, a few at a time
-        frames = np.concatenate([_resize(video.frames_at(part), size) for part in parts])
-        return frames, seconds, video.duration
+        pieces = video.pieces(video.indices_at(seconds))
+        return np.concatenate([_resize(p, size) for p in pieces]), seconds, video.duration
 
 
 def _pixels(source: Any) -> np.ndarray:
@@ -95,7 +96,7 @@ def draw_masks(
         raise ValueError(f"mask_ratio={mask_ratio}: choose a share from 0 (all visible) to 1")
     keep, masks = int(num_patches * (1 - mask_ratio) + 1e-6), torch.ones(num_frames, num_patches)
     for t in range(num_frames):
-        noise = draw(seed, 0, 0 if fixed else t, 1).random(num_patches)
+        noise = draw(seed, 0, 0 if fixed else t, Stream.VIEW).random(num_patches)
         masks[t, noise.argsort(kind="stable")[:keep]] = 0
     return masks
 
