@@ -360,6 +360,7 @@ CHOSEN: dict[str, tuple[int, tuple[float, float, float, float] | None]] = {
     "05_dataset": (1, (0, 0, 0.66, 1)), "06_masking": (3, None), "07_autoencoder": (3, None),
     "08_distributed": (0, None), "09_contrast": (2, (0.1, 0.08, 1, 0.6)), "10_schedule": (3, None),
     "11_vicmae": (0, None), "12_checkpoints": (0, None), "13_features": (1, None),
+    "13a_probes": (0, None),
     "14_collapse": (1, (0, 0, 0.6, 1)), "15_train": (1, None), "15a_run": (0, None),
     "15b_parallel": (0, None), "16_recipes": (0, None), "16a_task": (0, (0, 0, 0.6, 1)),
     "16b_job": (0, None), "17_pretrain": (3, (0, 0, 1, 0.53)), "17a_labelled": (2, (0, 0, 0.5, 1)),

@@ -10,28 +10,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from waiting import PATIENCE
 
 import vicmae.features as features
 from vicmae.checkpoints import load_model, save_model
-from vicmae.evaluate import (
-    LADDER,
-    PROBES,
-    average_precision,
-    evaluate_knn,
-    evaluate_linear,
-    fit_recipe,
-
-    linear_scores,
-    metrics,
-    train_linear,
-    wilson,
-)
+from vicmae.evaluate import PROBES, fit_recipe, train_linear
 from vicmae.features import FrameViews, extract_features, features_of, knn_scores
 from vicmae.files import DataError, DatasetMissing
 from vicmae.labelled import open_labelled
 from vicmae.model import vicmae_vit_tiny_patch8
+from vicmae.probes import (
+    LADDER,
+    average_precision,
+    doubts,
+    evaluate_knn,
+    evaluate_linear,
+    linear_scores,
+    metrics,
+    wilson,
+)
+from vicmae.sampling import hold_out
 from vicmae.transfer import EvaluateConfig, TransferConfig, evaluate, open_parts, transfer
 from vicmae.world import OBJECTS, make_picture, write_world
 
@@ -357,11 +357,11 @@ def test_class_that_is_never_learned_and_data_with_one_class():
 
 
 def test_held_out_samples():
-    y = torch.tensor([0] * 10 + [1] * 5 + [2])
+    y = np.repeat((0, 1, 2), (10, 5, 1))
     held = hold_out(y)
-    assert y[held].bincount(minlength=3).tolist() == [2, 1, 0]
-    assert hold_out(torch.arange(10)).sum() == 2  # one sample a class: any two
-    assert hold_out(torch.zeros(10, 3)).sum() == 2
+    assert np.bincount(y[held], minlength=3).tolist() == [2, 1, 0]
+    assert hold_out(np.arange(10)).sum() == 2  # one sample a class: any two
+    assert hold_out(np.zeros((10, 3))).sum() == 2
 
 
 def test_recipe_at_its_own_size_is_untouched():
@@ -516,3 +516,63 @@ def test_suite_refuses_what_it_cannot_use(tmp_path):
         transfer(suite(tmp_path))
     with pytest.raises(DatasetMissing, match="pets is not in"):
         open_parts(EvaluateConfig(data=f"pets:{tmp_path}"))
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_order_of_the_rows_decides_nothing(several):
+    "Sorted by class, as files are listed, shuffled or turned round: the same strength and scores."
+    (x, y), (xt, yt) = blobs(spread=0.5), blobs(seed=1, spread=0.5)
+    if several:
+        y, yt = (F.one_hot(t, 4).float() for t in (y, yt))
+    metric, by_class = ("map", y.argmax(1).argsort()) if several else ("top1", y.argsort())
+    mixed = torch.randperm(len(y), generator=torch.Generator().manual_seed(1))
+    orders = (by_class, mixed, mixed.flip(0))
+    found = [evaluate_linear(x[o], y[o], xt, yt, metric, penalties=LADDER[::3]) for o in orders]
+    for other in found[1:]:
+        assert other.penalty == found[0].penalty and other.tried == pytest.approx(found[0].tried)
+        np.testing.assert_allclose(other.scores, found[0].scores, rtol=1e-6, atol=1e-9)
+    assert max(found[0].tried.values()) > 0.4  # the held-out part holds what was learned
+
+
+@pytest.mark.parametrize(
+    "sizes", [(80, 10, 5, 5), (120, 1, 1, 1), (2, 1, 0, 0), (1, 1, 1, 1), (30, 0, 0, 9)]
+)
+def test_linear_probe_of_uneven_classes_has_a_result(sizes):
+    x, y = blobs()
+    rows = torch.cat([(y == c).nonzero()[:n, 0] for c, n in enumerate(sizes)])
+    xt, yt = blobs(seed=1)
+    found = evaluate_linear(x[rows], y[rows], xt, yt, num_classes=4, penalties=LADDER[::3])
+    assert found.penalty in LADDER and 0 <= found.metrics.value <= 1
+    never = [c for c, n in enumerate(sizes) if n == 0]
+    assert all(found.metrics.per_class[c] == 0 for c in never)  # cannot be answered rightly
+
+
+def test_balanced_accuracy_and_confusion_are_scikit_learns():
+    from sklearn.metrics import balanced_accuracy_score, confusion_matrix
+
+    rng = np.random.default_rng(0)
+    y, scores = rng.choice(5, 300, p=(0.6, 0.2, 0.1, 0.1, 0)), rng.normal(size=(300, 5))
+    answers = scores.argmax(1)
+    for metric in ("top1", "per_class"):
+        m = metrics(scores, y, metric)
+        assert (m.confusion == confusion_matrix(y, answers, labels=range(5))).all()
+        with pytest.warns(UserWarning, match="y_pred contains classes"):
+            assert m.balanced == pytest.approx(balanced_accuracy_score(y, answers))
+    several = metrics(scores, np.eye(5)[y], "map")
+    assert several.confusion is None and np.isnan(several.balanced)
+
+
+def test_doubts_are_said_where_there_are_any():
+    names, even = ["a", "b", "c"], np.repeat((0, 1, 2), 20)
+    assert doubts(even, even, names) == [] == doubts(np.zeros((4, 3)), np.zeros((4, 3)), names)
+    assert ["always the" in s for s in doubts(even, even[:20], names)] == [True]
+    said = doubts(even[:40], np.repeat((0, 1, 2), (90, 3, 7)), names)
+    assert len(said) == 3 and "90%" in said[0] and "'c'" in said[1] and "'b' with 3" in said[2]
+    assert "learned and never tested: 'c'" in doubts(even, even[:40], names)[0]
+
+
+def test_knn_that_has_no_vote_is_refused():
+    (x, y), (xt, _) = blobs(), blobs(seed=1)
+    for options in ({"k": 0}, {"k": -1}, {"temperature": 0.0}, {"temperature": float("nan")}):
+        with pytest.raises(ValueError, match="give 1 or more"):
+            knn_scores(x, y, xt, **options)

@@ -7,13 +7,20 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from waiting import PATIENCE
 
 from vicmae.checkpoints import checkpoints_of, load_model
+from vicmae.files import DataError
+from vicmae.pretrain import pretrain as train
+from vicmae.pretrain import probe_notes
+from vicmae.recipes import get_recipe
 
 SAMPLES = Path(__file__).parents[1] / "data_samples"
 ENV = dict(os.environ)
@@ -233,3 +240,91 @@ def test_bad_options_get_a_sentence(args, word, tmp_path):
     )
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     assert word in done.stderr.replace("\n", " "), done.stderr
+
+
+def pictures(root: Path, shift: int = 0, **counts: int) -> Path:
+    "Small pictures by class, of one colour a class and some noise."
+    for number, (name, count) in enumerate(counts.items()):
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            rng = np.random.default_rng([number, i, shift])
+            pixels = rng.integers(0, 120, (40, 40, 3)) + np.eye(3, dtype=int)[number % 3] * 130
+            Image.fromarray(pixels.astype(np.uint8)).save(root / name / f"{shift}_{i}_.png")
+    return root
+
+
+def flat(root: Path, source: Path) -> Path:
+    "The same pictures without labels."
+    root.mkdir()
+    for path in source.rglob("*.png"):
+        shutil.copy(path, root / f"{path.parent.name}_{path.name}")
+    return root
+
+
+@pytest.fixture(scope="module")
+def sides(tmp_path_factory) -> Path:
+    "Training pictures with and without labels, and pictures to ask about."
+    root = tmp_path_factory.mktemp("sides")
+    flat(root / "flat", pictures(root / "train", cat=12, dog=12))
+    pictures(root / "val", 1, cat=10, dog=10)
+    pictures(root / "imbalanced", 2, cat=32, dog=4, owl=4)
+    pictures(root / "others", 3, red=10, green=10)
+    pictures(root / "single", 4, cat=10)
+    pictures(root / "lonely", 5, cat=1, dog=1, owl=1)
+    return root
+
+
+def short(sides: Path, out: Path, data: str, val: str):
+    "Two steps of the debug recipe on pictures, in this process."
+    return replace(get_recipe("debug"), data=str(sides / data), val_data=str(sides / val), steps=2,
+                   batch_size=8, img_size=32, out=str(out), tensorboard=False)
+
+
+@pytest.mark.parametrize(
+    "val, word",
+    [
+        ("nowhere", "does not exist"),
+        ("flat", "has no label"),
+        ("single", "one class alone .cat."),
+        ("lonely", "only one class with two files"),
+    ],
+)
+def test_val_data_is_looked_at_before_the_first_step(sides, tmp_path, val, word):
+    data = "flat" if val == "lonely" else "train"
+    config = short(sides, tmp_path / "run", data, val)
+    for act in (train, probe_notes):  # the run, and what a dry run asks
+        with pytest.raises(DataError, match=word):
+            act(config)
+    assert not (tmp_path / "run/metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    "data, val, files, words",
+    [
+        ("train", "val", 20, []),
+        ("flat", "val", 4, ["taken from", "has a label"]),  # labels on one side alone
+        ("train", "others", 4, ["taken from", "fewer than two"]),  # labels that do not overlap
+        ("train", "train", 4, ["24 of 24 files", "as well"]),  # what is trained on
+        ("imbalanced", "val", 20, ["never tested: 'owl'"]),  # 80 % in the first class
+        ("train", "imbalanced", 36, ["4 files", "owl", "89% of the test files"]),
+    ],
+)
+def test_accuracies_come_from_files_that_fit(sides, tmp_path, capsys, data, val, files, words):
+    assert train(short(sides, tmp_path / "run", data, val)) == 0
+    said, row = capsys.readouterr().out, json.loads((tmp_path / "run/evals.jsonl").read_text())
+    assert f"on {files} unseen files: kNN {row['knn']:.3f} (" in said and "done" in said
+    assert 0 <= row["linear"] <= 1 and all(word in said for word in words), said
+    if not words:
+        assert "note:" not in said
+        assert row["linear"] == row["knn"] == 1  # colours tell these classes apart
+
+
+def test_files_to_ask_about_that_cannot_be_read_lose_no_training(sides, tmp_path, capsys):
+    for name in ("cat", "dog"):
+        (tmp_path / "val" / name).mkdir(parents=True)
+        for i in range(3):
+            (tmp_path / "val" / name / f"{i}.png").write_bytes(b"no picture")
+    config = replace(short(sides, tmp_path / "run", "train", "val"), val_data=str(tmp_path / "val"))
+    assert train(config) == 0
+    assert "no accuracy on --val-data" in capsys.readouterr().out
+    assert json.loads((tmp_path / "run/status.json").read_text())["state"] == "finished"

@@ -23,13 +23,13 @@ from .batches import LabelledBatches, TestViews
 from .checkpoints import load_model, save_model, whole_tensors
 from .classifier import Classifier, classify_views, from_pretrained, layer_groups
 from .distributed import agree, collect, mean_over_ranks, rank, together, world_size
-from .evaluate import Metrics, metrics
 from .files import DataError
 from .finetune_recipes import FIXED, FinetuneConfig, check_finetune
 from .job import Job, open_run, run_job
 from .labelled import Labelled, of_kind, open_labelled, splits_of, take
 from .model import MODELS
 from .parallel import Parallel
+from .probes import Metrics, metrics
 from .run import Stopped, newest_checkpoint, say, write_text
 from .task import fill_cache, frame_cache
 from .train import Task, autocast_for

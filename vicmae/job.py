@@ -220,6 +220,7 @@ class Job:
             accum_iter=config.accum_iter,
             exact=self.exact,
             clip_grad=config.clip_grad,
+            seed=config.seed,
         )
         feed, saving = self.batches(loader), (config.checkpoint_every, self.save)
         with contextlib.closing(feed), progress_bar(self.start, self.steps) as show:

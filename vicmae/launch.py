@@ -22,6 +22,7 @@ from .checkpoints import checkpoints_of
 from .dataset import BatchPlan
 from .files import Samples
 from .memory import memory_estimate, outline_model, planned_device
+from .pretrain import probe_notes
 from .recipes import PretrainConfig
 from .run import read_status
 from .schedule import scaled_lr
@@ -89,7 +90,7 @@ def layout(
         kept=min(config.keep + rare, written),
         loaders=processes * config.num_workers,
         memory=memory_estimate(config, processes, plan.batch_size),
-        notes=[*files.notes, *plan.notes],
+        notes=[*files.notes, *plan.notes, *(probe_notes(config, files) if files else [])],
         warnings=[],
     )
     return found._replace(warnings=find_faults(config, found))

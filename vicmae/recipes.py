@@ -80,7 +80,7 @@ class PretrainConfig:
 
     # machine:
 
-    seed: int = 0  # every draw follows from it
+    seed: int = 0  # every draw follows from it (dropout from the rank as well)
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # where to train
     precision: Literal["auto", "bf16", "fp32"] = "auto"  # auto: bf16 where the hardware has it
     compile: bool = False  # torch.compile the blocks

@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .checkpoints import SHIPPED, checkpoints_of, load_model, read_tensors, save_tensors
-from .features import features_of, knn_predict, linear_probe, probe_set
-from .features import image_size
+from .features import features_of, image_size, probe_set
 from .labelled import Labelled, open_labelled
 from .model import ViCMAE
+from .probes import LADDER, evaluate_knn, evaluate_linear
 
 # %% ../nbs/20_shipped.ipynb #4b523c06
 def record(
@@ -59,15 +59,17 @@ def accuracies(
     (x, y), (xt, yt) = (probe_set(list(d.samples), image_size(model)) for d in (train, val))
     fold = max(image_size(model) // 32, 1)  # pixels of at most 32 x 32 pictures
     flat = lambda images: F.avg_pool2d(images.float() / 255, fold).flatten(1)
-    table["raw pixels"] = _probes(flat(x), y, flat(xt), yt, "1 frame", penalties=(1.0, 10.0))
+    table["raw pixels"] = _probes(flat(x), y, flat(xt), yt, "1 frame", (10.0, 1.0))
     return table
 
 
-def _probes(x: Tensor, y: Tensor, xt: Tensor, yt: Tensor, what: str, **options) -> dict[str, float]:
+def _probes(
+    x: Tensor, y: Tensor, xt: Tensor, yt: Tensor, what: str, penalties: Sequence[float] = LADDER
+) -> dict[str, float]:
     "Both probes on one kind of features."
-    knn = (knn_predict(x, y, xt) == yt).float().mean().item()
-    linear = linear_probe(x, y, xt, yt, **options)[0]
-    return {f"knn, {what}": round(knn, 4), f"linear, {what}": round(linear, 4)}
+    knn, linear = evaluate_knn(x, y, xt, yt), evaluate_linear(x, y, xt, yt, penalties=penalties)
+    return {f"{name}, {what}": round(p.metrics.value, 4)
+            for name, p in (("knn", knn), ("linear", linear))}
 
 # %% ../nbs/20_shipped.ipynb #ce175a09
 def small_world(

@@ -91,9 +91,9 @@ class Task(NamedTuple):
     replicated: tuple[nn.Parameter, ...] = ()  # outside of DDP: averaged over ranks by hand
 
 # %% ../nbs/15_train.ipynb #a2e7c2d0
-def _seed(step: int, part: int) -> None:
-    "Random numbers inside the model (dropout) follow from step, rank and micro-batch."
-    rng = draw(0, step, view=Stream.DROPOUT, repeat=rank() * 1024 + part)
+def _seed(seed: int, step: int, part: int) -> None:
+    "Random numbers inside the model (dropout) follow from seed, step, rank and micro-batch."
+    rng = draw(seed, step, view=Stream.DROPOUT, repeat=rank() * 1024 + part)
     torch.manual_seed(int(rng.integers(2**63)))
 
 
@@ -108,11 +108,12 @@ def plain_gradients(
     parts: list[dict],  # micro-batches
     step: int,
     autocast: Callable = contextlib.nullcontext,
+    seed: int = 0,  # of the run
 ) -> Named:  # mean losses
     "Gradients of each micro-batch on its own: with several, `whole` sees only one at a time."
     totals: Named = {}
     for i, part in enumerate(parts):
-        _seed(step, i)
+        _seed(seed, step, i)
         with task.hold() if i + 1 < len(parts) else contextlib.nullcontext():
             with autocast():
                 named, features = task.local(part, step)
@@ -134,11 +135,12 @@ def exact_gradients(
     batch: dict,  # the same rows in one piece
     step: int,
     autocast: Callable = contextlib.nullcontext,
+    seed: int = 0,  # of the run
 ) -> Named:  # mean losses
     "Gradients of the whole batch in the memory of a micro-batch, by two passes (gradient caching)."
     kept = []
     for i, part in enumerate(parts):
-        _seed(step, i)
+        _seed(seed, step, i)
         with torch.no_grad(), autocast():
             kept.append(task.local(part, step)[1])
     features = torch.cat(kept).requires_grad_()
@@ -147,7 +149,7 @@ def exact_gradients(
     whole["loss"].backward()
     totals: Named = {}
     for i, (part, wanted) in enumerate(zip(parts, features.grad.chunk(len(parts)))):
-        _seed(step, i)
+        _seed(seed, step, i)
         with task.hold() if i + 1 < len(parts) else contextlib.nullcontext():
             with autocast():
                 named, again = task.local(part, step)
@@ -175,14 +177,15 @@ def train_step(
     accum_iter: int = 1,  # micro-batches
     exact: bool = False,  # two passes: `whole` sees all micro-batches
     clip_grad: float | None = None,  # largest norm of the gradient; None: no clipping
+    seed: int = 0,  # of the run: dropout follows from it
 ) -> Named:  # mean losses, grad_norm and skipped (0 or 1), still on the device
     "One optimiser step; one with a loss or gradient that is not finite changes nothing."
     before = [b.clone() for b in model.buffers()]
     parts = list(split_batch(batch, accum_iter))
     if exact and accum_iter > 1 and task.whole is not None:
-        named = exact_gradients(task, parts, batch, step, autocast)
+        named = exact_gradients(task, parts, batch, step, autocast, seed)
     else:
-        named = plain_gradients(task, parts, step, autocast)
+        named = plain_gradients(task, parts, step, autocast, seed)
     average_gradients(task.replicated)
     norm = nn.utils.clip_grad_norm_(model.parameters(), clip_grad or float("inf"), foreach=True)
     norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # shards of FSDP

@@ -138,7 +138,8 @@ def _features(
 def _classify(config: ProbeConfig, sets: list, test: Labelled, device: "torch.device") -> Any:
     "A `Probed` from features of the parts to learn from and, last, of the test part."
     import torch
-    from vicmae.evaluate import Probed, evaluate_knn, evaluate_linear, metrics, train_linear
+    from vicmae.evaluate import train_linear
+    from vicmae.probes import Probed, evaluate_knn, evaluate_linear, metrics
 
     x, y = (torch.cat(both) for both in zip(*sets[:-1]))
     (xt, yt), classes = sets[-1], len(test.classes)
@@ -167,7 +168,7 @@ def probe(
 ) -> dict:  # the result, as it is stored
     "Evaluate a frozen backbone on one data set; all ranks call it."
     from vicmae.distributed import collect, rank, together
-    from vicmae.evaluate import LADDER
+    from vicmae.probes import LADDER
 
     start, errors = time.perf_counter(), []
     sets = [_features(config, model, data, errors) for data in (*parts, test)]
