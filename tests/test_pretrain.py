@@ -302,7 +302,7 @@ def test_val_data_is_looked_at_before_the_first_step(sides, tmp_path, val, word)
     "data, val, files, words",
     [
         ("train", "val", 20, []),
-        ("flat", "val", 4, ["taken from", "have no label"]),  # labels on one side alone
+        ("flat", "val", 4, ["taken from", "has a label"]),  # labels on one side alone
         ("train", "others", 4, ["taken from", "fewer than two"]),  # labels that do not overlap
         ("train", "train", 4, ["24 of 24 files", "as well"]),  # what is trained on
         ("imbalanced", "val", 20, ["never tested: 'owl'"]),  # 80 % in the first class

@@ -27,7 +27,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 LANES = {  # name: environment variables
     "threads-1": {},
-    "threads-4": {"OMP_NUM_THREADS": "4"},
+    "threads-4": {"OMP_NUM_THREADS": "4", "OMP_WAIT_POLICY": "passive"},  # no spinning
     "kernels-default": {"ATEN_CPU_CAPABILITY": "default"},
     "kernels-avx2": {"ATEN_CPU_CAPABILITY": "avx2"},
     "busy": {},

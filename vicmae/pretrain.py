@@ -88,9 +88,11 @@ def probe_sides(
         notes += _left_out(rest, where)
     else:
         learn, ask = _split(_numbered(found, labels), where)
-        why = "have fewer than two of its classes" if names else "have no label that could be used"
-        notes.append(f"the training files {why}: accuracies are taken from {where} alone, of each "
-                     "class a fifth (seed 0) is asked about and the rest is learned from")
+        why = "the training files have fewer than two of its classes" if names else (
+            f"no {'other ' * bool(seen)}training file has a label"
+        )
+        notes.append(f"{why}: accuracies are taken from {where} alone, of each class a fifth "
+                     "(seed 0) is asked about and the rest is learned from")
         notes += _left_out([s for s in found if s.label is None], where)
         names = labels
     ids = [np.array([s.label_id for s in side]) for side in (learn, ask)]
