@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vicmae import pictures, video
+from vicmae import pictures
 from vicmae.video import MediaError, PictureError, VideoError, open_video, read_picture
 
 
@@ -325,13 +325,12 @@ def test_time_limit_ends_a_reader_that_hangs_in_c(folder, tmp_path, monkeypatch)
     """A pipe that nobody writes hangs ffmpeg for ever, if one opens it: here the helper does."""
     (tmp_path / "sitecustomize.py").write_text(
         "import pathlib, stat, subprocess\nstat.S_ISFIFO = lambda mode: False\n"
-        "child = subprocess.Popen(['sleep', '300'])\n"         # a program that a decoder might start
+        "child = subprocess.Popen(['sleep', '300'])\n"         # as a decoder might start one
         f"pathlib.Path({str(tmp_path / 'child')!r}).write_text(str(child.pid))\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setattr(pictures, "_HELPERS", {})
     pipe = tmp_path / "pipe.mp4"
     os.mkfifo(pipe)
-    start = time.monotonic()
     with pytest.raises(VideoError, match="pipe.mp4 was not read within 0.5 s"):
         open_video(pipe, time_limit=0.5)
     assert not pictures._HELPERS
