@@ -475,7 +475,7 @@ BAD_PICTURES = {
     "SVG as picture": lambda d: put(d, "svg.png", b"<svg xmlns='http://www.w3.org/2000/svg'/>"),
     "PostScript as picture": lambda d: put(d, "ps.jpg", b"%!PS-Adobe-3.0 EPSF-3.0\nshowpage\n"),
     "PDF as picture": lambda d: put(d, "pdf.png", b"%PDF-1.7\n%\xe2\xe3"),
-    "FITS as picture": lambda d: put(d, "fits.tif", b"SIMPLE  =                    T" + b" " * 5730),
+    "FITS as picture": lambda d: put(d, "fits.tif", b"SIMPLE  =                   T" + b" " * 5730),
     "HEIC as picture": lambda d: put(
         d, "heic.jpg", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99)),
     "floats beyond 1": lambda d: made(Image.fromarray(np.float32([[0, 255]])).save, d / "f.tif"),

@@ -122,7 +122,8 @@ def _whole(packets: list[tuple]) -> int:
 def _is_short(path, name: str) -> bool:
     "Whether a file is shorter than its header says, or a transport stream ends inside a packet."
     with open(path, "rb") as f: said = promised_size(f.read(4000))
-    return said > (size := os.stat(path).st_size) or name == "mpegts" and all(size % n for n in (188, 192, 204))
+    size, packet = os.stat(path).st_size, (188, 192, 204) if name == "mpegts" else (1,)
+    return said > size or all(size % n for n in packet)
 
 def _cut_note(path, left: int, said: int, about: int) -> str:
     "What is said of a clip whose end is missing; one that has lost more than half is refused."
@@ -185,9 +186,8 @@ class PyAVFrames:
         self._rewind()
         self.stored = self.stream.codec_context.width, self.stream.codec_context.height
         self.shown, ratio = _shown(self.stream), float(self.stream.sample_aspect_ratio or 1)
-        if not 1 / 4 <= ratio <= 4:
-            odd = f"calls its pixels {ratio:.3g} times as wide as high; they are taken as square."
-            self.notes += (f"{os.fspath(path)} {odd}",)
+        odd = f"calls its pixels {ratio:.3g} times as wide as high; they are taken as square."
+        if not 1 / 4 <= ratio <= 4: self.notes += (f"{os.fspath(path)} {odd}",)
 
     def _rewind(self):
         from av.video.reformatter import VideoReformatter
