@@ -23,7 +23,7 @@ import pytest
 from PIL import Image
 from waiting import PATIENCE, wait_for
 
-from vicmae import video
+from vicmae import pictures
 from vicmae.video import MediaError, PictureError, VideoError, open_video, read_picture
 
 
@@ -317,7 +317,7 @@ def test_a_video_can_be_pickled(folder):
 def test_time_limit_ends_a_stopped_helper(folder):
     """A stopped process is as deaf as C code that holds the interpreter: only a kill helps."""
     opened = open_video(make(folder, "h264.mp4"), time_limit=1.0)
-    os.kill(video._HELPERS["pyav"].process.pid, signal.SIGSTOP)
+    os.kill(pictures._HELPERS["pyav"].process.pid, signal.SIGSTOP)
     start = time.monotonic()
     with pytest.raises(VideoError, match="h264.mp4 was not read within 1 s"): opened.frames([5])
     assert time.monotonic() - start < 60
@@ -329,15 +329,15 @@ def test_time_limit_ends_a_reader_that_hangs_in_c(folder, tmp_path, monkeypatch)
     """A pipe that nobody writes hangs ffmpeg for ever, if one opens it: here the helper does."""
     (tmp_path / "sitecustomize.py").write_text(
         "import pathlib, stat, subprocess\nstat.S_ISFIFO = lambda mode: False\n"
-        "child = subprocess.Popen(['sleep', '300'])\n"         # a program that a decoder might start
+        "child = subprocess.Popen(['sleep', '300'])\n"         # as a decoder might start one
         f"pathlib.Path({str(tmp_path / 'child')!r}).write_text(str(child.pid))\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
-    monkeypatch.setattr(video, "_HELPERS", {})
+    monkeypatch.setattr(pictures, "_HELPERS", {})
     pipe = tmp_path / "pipe.mp4"
     os.mkfifo(pipe)
     with pytest.raises(VideoError, match="pipe.mp4 was not read within 0.5 s"):
         open_video(pipe, time_limit=0.5)
-    assert not video._HELPERS
+    assert not pictures._HELPERS
     state = Path(f"/proc/{(tmp_path / 'child').read_text()}/stat")
     over = lambda: not state.exists() or state.read_text().rsplit(")", 1)[1].split()[0] in "ZX"
     wait_for("end of what the helper had started", over)        # the alarm ends this
@@ -346,7 +346,7 @@ def test_time_limit_ends_a_reader_that_hangs_in_c(folder, tmp_path, monkeypatch)
 @pytest.mark.clocks
 def test_a_crash_in_the_helper_is_an_error(folder):
     opened = open_video(make(folder, "h264.mp4"), time_limit=20)
-    os.kill(video._HELPERS["pyav"].process.pid, signal.SIGSEGV)
+    os.kill(pictures._HELPERS["pyav"].process.pid, signal.SIGSEGV)
     with pytest.raises(VideoError, match="made its reader crash"): opened.frames([5])
     assert numbers(opened.frames([5])) == [5]
 
@@ -478,12 +478,14 @@ BAD_PICTURES = {
     "SVG as picture": lambda d: put(d, "svg.png", b"<svg xmlns='http://www.w3.org/2000/svg'/>"),
     "PostScript as picture": lambda d: put(d, "ps.jpg", b"%!PS-Adobe-3.0 EPSF-3.0\nshowpage\n"),
     "PDF as picture": lambda d: put(d, "pdf.png", b"%PDF-1.7\n%\xe2\xe3"),
-    "FITS as picture": lambda d: put(d, "fits.tif", b"SIMPLE  =                    T" + b" " * 5730),
-    "HEIC as picture": lambda d: put(d, "heic.jpg", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99)),
+    "FITS as picture": lambda d: put(d, "fits.tif", b"SIMPLE  =                   T" + b" " * 5730),
+    "HEIC as picture": lambda d: put(
+        d, "heic.jpg", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99)),
     "floats beyond 1": lambda d: made(Image.fromarray(np.float32([[0, 255]])).save, d / "f.tif"),
     "not a number": lambda d: made(Image.fromarray(np.float32([[0, np.nan]])).save, d / "nan.tif"),
     "32 bits beyond 255": lambda d: made(Image.fromarray(np.int32([[0, 256]])).save, d / "i.tif"),
-    "12-bit colours in 16": lambda d: put(d, "dark.png", deep_rgb(np.full((4, 4, 3), 4000, np.uint16))),
+    "12-bit colours in 16": lambda d: put(
+        d, "dark.png", deep_rgb(np.full((4, 4, 3), 4000, np.uint16))),
     "too many pixels": lambda d: put(d, "bomb.png", huge_png()),
 }
 
@@ -679,16 +681,18 @@ def test_no_other_program_is_started(tmp_path, monkeypatch):
     for name, data in (("a.jpg", body), ("b.tif", preview), ("c.png", b"%PDF-1.4\n" + body)):
         with pytest.raises(PictureError, match="PostScript|PDF"):
             read_picture(put(tmp_path, name, data))
-        assert not video.is_still(tmp_path / name)
+        assert not pictures.is_still(tmp_path / name)
     assert not mark.exists()
-    assert not {"EPS", "WMF", "FITS", "HDF5", "GRIB", "BUFR"} & set(video._formats())
+    assert not {"EPS", "WMF", "FITS", "HDF5", "GRIB", "BUFR"} & set(pictures._formats())
 
 
 PLAYLISTS = {"hls": "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{}\n#EXT-X-ENDLIST\n",
-             "master": "#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1\n{}\n", "concat": "ffconcat version 1.0\nfile {}\n",
-             "dash": "<?xml version='1.0'?><MPD type='static'><Period><BaseURL>{}</BaseURL></Period></MPD>",
-             "sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 9 RTP/AVP 96\n",
-             "pls": "[playlist]\nFile1={}\n", "asx": "<asx version='3.0'><entry><ref href='{}'/></entry></asx>",
+             "master": "#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1\n{}\n",
+             "concat": "ffconcat version 1.0\nfile {}\n",
+             "dash": "<?xml version='1.0'?><MPD><Period><BaseURL>{}</BaseURL></Period></MPD>",
+             "sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nt=0 0\nm=video 9 RTP/AVP 96\n",
+             "pls": "[playlist]\nFile1={}\n",
+             "asx": "<asx version='3.0'><entry><ref href='{}'/></entry></asx>",
              "m3u": "{}\n", "imf": "<CompositionPlaylist><Id>{}</Id></CompositionPlaylist>",
              "webm": "<?xml version='1.0'?><MPD><BaseURL>{}</BaseURL></MPD>"}
 
@@ -703,8 +707,9 @@ def test_what_a_text_names_is_not_opened(tmp_path, kind):
             with pytest.raises(VideoError, match="playlist|text|web page"): open_video(path)
 
 
-@pytest.mark.parametrize("name, codec", [("a.mts", "libx264"), ("a.asf", "wmv2"), ("a.mxf", "mpeg2video"),
-                                         ("a.nut", "ffv1"), ("a.ivf", "libvpx"), ("a.dat", "mpeg4")])
+@pytest.mark.parametrize("name, codec", [
+    ("a.mts", "libx264"), ("a.asf", "wmv2"), ("a.mxf", "mpeg2video"), ("a.nut", "ffv1"),
+    ("a.ivf", "libvpx"), ("a.dat", "mpeg4")])
 def test_other_containers(tmp_path, name, codec):
     """The content decides, whatever the ending."""
     form = {"mts": "mpegts", "dat": "avi"}.get(name[2:])
@@ -756,11 +761,13 @@ def test_deep_pictures_keep_their_brightness(tmp_path):
     wide, make = RAMP.astype(np.float32), lambda name, v, **t: with_tags(tmp_path / name, v, **t)
     whole = wide.astype(np.uint16)
     files = [make("16.tif", whole * 257), make("16b.tif", (whole * 257).astype(">u2")),
-             make("12.tif", whole * 16 + 7), make("12.png", whole * 16 + 7), make("16.png", whole * 257),
+             make("12.tif", whole * 16 + 7), make("12.png", whole * 16 + 7),
+             make("16.png", whole * 257),
              make("f.tif", wide / 255), make("i.tif", wide.astype(np.int32)),
              make("k.tif", 273 + wide / 10, low=273.0, high=298.5),
              make("inverted.tif", (255 - whole) * 257, white_is_zero=True),
-             put(tmp_path, "4095.pgm", b"P5 16 16 4095 " + (whole.astype(int) * 4095 // 255).astype(">u2").tobytes()),
+             put(tmp_path, "4095.pgm", b"P5 16 16 4095 "
+                 + (whole.astype(int) * 4095 // 255).astype(">u2").tobytes()),
              put(tmp_path, "rgb.png", deep_rgb(np.repeat((whole * 257)[..., None], 3, 2)))]
     for path in files:
         for limit in (None, 30)[:2 if path.name == "12.png" else 1]:
@@ -770,7 +777,8 @@ def test_deep_pictures_keep_their_brightness(tmp_path):
         dark = b"P5 2 1 %d " % most + np.array([0, 4000], ">u2").tobytes()
         assert read_picture(put(tmp_path, "dark.pgm", dark)).max() == bright
     for name, values in (("signed.tif", np.int32([[-5, 9]])), ("neg.tif", np.float32([[-0.5, 1]])),
-                         ("inf.tif", np.float32([[0, np.inf]])), ("out.tif", np.float32([[0, 1.01]]))):
+                         ("inf.tif", np.float32([[0, np.inf]])),
+                         ("out.tif", np.float32([[0, 1.01]]))):
         with pytest.raises(PictureError, match="from -?[0-9.]+ to|not finite"):
             read_picture(make(name, values))
     with pytest.raises(PictureError, match="from 0 to 50, and black to white is 0 to 40"):
@@ -783,8 +791,8 @@ def test_a_still_animation_is_told_from_a_moving_one(tmp_path):
     frames[0].save(tmp_path / "still.gif")
     os.mkfifo(tmp_path / "pipe.gif")
     (tmp_path / "text.gif").write_text("no GIF")
-    still = {p.name for p in tmp_path.iterdir() if video.is_still(p)}
-    assert still == {"still.gif"} and not video.is_still(tmp_path / "missing.gif")
+    still = {p.name for p in tmp_path.iterdir() if pictures.is_still(p)}
+    assert still == {"still.gif"} and not pictures.is_still(tmp_path / "missing.gif")
 
 
 def test_pictures_are_turned_as_exif_says(tmp_path):

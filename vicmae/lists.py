@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from .video import is_still, picture_endings
+from .pictures import is_still, picture_endings
 
 # %% ../nbs/03a_lists.ipynb #3fa10007
 # Endings that are known to be pictures or clips. What can be read of them is asked at run time.
