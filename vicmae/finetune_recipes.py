@@ -117,7 +117,7 @@ FINETUNE_PLUMBING += ("keep_best", "num_heads", "decoder_num_heads")
 FINETUNE_METHOD = tuple(f.name for f in fields(FinetuneConfig) if f.name not in FINETUNE_PLUMBING)
 _AFTER = ("test_clips", "test_crops")  # a run may be tested again in another way
 FIXED = tuple(f for f in FINETUNE_METHOD if f not in _AFTER)
-FIXED += ("init", "split", "label", "kind", "limit", "keep_best", "frames_as")  # of a run that goes on
+FIXED += ("init", "split", "label", "kind", "limit", "keep_best", "frames_as")  # as it goes on
 
 # %% ../nbs/19c_finetune_recipes.ipynb #5914ec07
 def finetune_policy(config: FinetuneConfig) -> "AugmentPolicy":

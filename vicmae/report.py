@@ -135,8 +135,8 @@ def open_test(
     shown = ", ".join(strange[:5]) + ", ..." * (len(strange) > 5)
     raise DataError(
         f"classes of {data} ({split}), to test on, are not among the "
-        f"{len(learn.classes)} of {learn.name} ({learn.split}), to learn from ({len(strange)}: {shown}); name them "
-        "alike on both sides, or leave these files out"
+        f"{len(learn.classes)} of {learn.name} ({learn.split}), to learn from ({len(strange)}: "
+        f"{shown}); name them alike on both sides, or leave these files out"
     )
 
 
