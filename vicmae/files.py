@@ -371,7 +371,8 @@ def _find(root: Path, split: str | None, label: str, frames_as: str) -> Samples:
     parts = [root / name for name in sorted(splits.values())]
     if split is None and any((part / name).exists() for part in parts for name in tables):
         found = [_find(part, None, label, frames_as) for part in parts]
-        return Samples((s for part in found for s in part), (n for part in found for n in part.notes))
+        notes = [note for part in found for note in part.notes]
+        return Samples((sample for part in found for sample in part), notes)
     if label != "label" and not splits:
         raise DataError(f"{root} has no column {label!r}: it is a folder without a manifest.csv")
     if split is None or not splits and split_role(split) == "train":
