@@ -296,7 +296,7 @@ def _unnamed(path: Path, table: Table, label: str) -> list[str]:
     """A note where a list has columns that may be labels, and none that is called so."""
     plain = ("path", "kind", "split", "start", "frames", "seed", "")
     other = [name for name in table.columns if name not in plain]
-    if any(label in row for _, row in table) or not other:
+    if label in table.columns or any(label in row for _, row in table) or not other:
         return []
     return [f"{path.name} has no column 'label': choose one of {', '.join(other)} by --label"]
 
