@@ -327,7 +327,8 @@ def _part(data: Labelled) -> Labelled:
     if counts.max() < 2:
         raise DataError(f"{data.name} has no splits and one file a class: name files to test on")
     held = hold_out(data.targets)
-    note = f"{data.name} has no splits: {HELD_OUT}, is held out as val ({held.sum()} of {len(data)})"
+    share = f"{held.sum()} of {len(data)}"
+    note = f"{data.name} has no splits: {HELD_OUT}, is held out as val ({share})"
     alone = [name for name, n in zip(data.classes, counts) if n == 1]
     if alone:
         note += f"; {len(alone)} classes with one file are in train only, the first: {alone[0]}"

@@ -224,14 +224,14 @@ def _sign(path: Path, lines: list[str]) -> str:
         return " "
     found = {}
     for sign in "\t;, ":
-        cut = _blanks if sign == " " else lambda text: next(csv.reader([text], delimiter=sign), [""])
-        found[sign] = sum(_is_file(path.parent, cut(line)[0].strip()) for line in lines)
+        cut = csv.reader(lines, delimiter=sign) if sign != " " else map(_blanks, lines)
+        found[sign] = sum(_is_file(path.parent, cells[0].strip()) for cells in cut if cells)
     best = max(found, key=found.get)  # the first of equals
     return best if found[best] else next((sign for sign in "\t;," if sign in lines[0]), " ")
 
 
 def _head(text: str) -> tuple[str, str]:
-    """The text with remarks at its head made empty, and the sign that Excel's line `sep=;` names."""
+    """The text without remarks at its head, and the sign that Excel's line `sep=;` names."""
     sign, lines = "", re.split(r"(\r\n|\r|\n)", text[:20_000])
     for i in range(0, len(lines), 2):
         sep = re.fullmatch(r"sep=(.)", lines[i], re.IGNORECASE)
@@ -389,12 +389,13 @@ _NO_LABEL |= {"no label", "no_label"}
 
 # %% ../nbs/03a_lists.ipynb #3fa1001b
 def split_data(data: str) -> list[str]:
-    """The entries of --data: commas between, but a comma in the name of what exists belongs to it."""
+    """The entries of --data, commas between; a comma in the name of what exists belongs to it."""
     words, found = data.split(","), []
     while words:
         for n in range(len(words), 0, -1):  # the longest that exists
             name = ",".join(words[:n])
-            there = [s for s in (name, name.strip()) if s and os.path.lexists(os.path.expanduser(s))]
+            forms = [form for form in (name, name.strip()) if form]
+            there = [form for form in forms if os.path.lexists(os.path.expanduser(form))]
             if there or n == 1:
                 break
         found.append(there[0] if there else name.strip())
