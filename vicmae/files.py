@@ -465,7 +465,7 @@ def read_rows(
     path: str | Path,
     limit: int = 1 << 24,  # bytes; a longer line is damage
 ) -> Rows:
-    """The rows of a file such as metrics.jsonl; of one that is not there none, of no file damage."""
+    """The rows of a file such as metrics.jsonl; none if it is not there."""
     rows, damaged, path = [], 0, Path(path)
     try:
         if not path.is_file():

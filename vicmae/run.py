@@ -166,7 +166,8 @@ def _by_step(path: Path, upto: float = math.inf) -> tuple[list[dict], int]:
     rows, damaged = read_rows(path)
     good = [row for row in rows if as_count(row.get("step")) >= 0]
     found = {row["step"]: row for row in good if row["step"] <= upto}
-    kept = [{k: float(v) if v in _SPECIAL else v for k, v in found[s].items()} for s in sorted(found)]
+    plain = lambda row: {k: float(v) if v in _SPECIAL else v for k, v in row.items()}
+    kept = [plain(found[step]) for step in sorted(found)]
     return kept, damaged + len(rows) - len(good)
 
 
@@ -380,7 +381,7 @@ def _damage(path: Path) -> str:
     if path.name == "skipped.jsonl":
         rows, damaged = read_rows(path)
         damaged += sum(not isinstance(row.get("path"), str) for row in rows)
-        return f"has {damaged} lines that cannot be read, and the list lacks them" if damaged else ""
+        return f"has {damaged} lines that cannot be read; the list lacks them" if damaged else ""
     if path.suffix == ".json":
         try:
             if stored := read_object(path):
