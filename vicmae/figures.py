@@ -366,7 +366,9 @@ def plot_curves(
     named = isinstance(hlines, Mapping)
     heights = [] if hlines is None else list(hlines.values()) if named else to_array(hlines).flat
     for i, height in enumerate(heights):
-        dash, label = ((0, (4, 2)), ":", "-.")[i % 3], title_text(list(hlines)[i]) if named else None
+        dash, label = ((0, (4, 2)), ":", "-.")[i % 3], None
+        if named:
+            label = title_text(list(hlines)[i])
         ax.axhline(height, color="#777777", lw=1.2, ls=dash, label=label)
     _finish(ax, xlabel, ylabel, title, legend=len(curves) > 1 or bool(hlines))
     if logy:

@@ -4,26 +4,24 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'SYSTEM', 'FRAMES_AS', 'LISTS', 'Sample', 'Samples', 'split_role', 'split_folders', 'numbered',
-           'absent_files', 'split_data', 'find_samples', 'class_names', 'to_json', 'error_entry', 'write_atomic',
-           'Rows', 'parse_rows', 'read_rows', 'read_object', 'as_number', 'as_count', 'set_aside', 'ErrorReport']
+           'absent_files', 'find_samples', 'class_names', 'error_entry', 'ErrorReport']
 
 # %% ../nbs/04a_files.ipynb #cd7cbed1
-import contextlib
-import json
-import math
 import os
 import re
-import secrets
-import shutil
+import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from .lists import CLIPS as CLIPS, KINDS, MEDIA, DataError, ending, kind_of, legacy
 from .lists import DatasetMissing as DatasetMissing, Table, no_label, read_table, unread
 from .lists import read_lines as read_lines, read_pairs as read_pairs  # for callers
+from .lists import split_data as split_data
+from .records import Rows as Rows, as_count as as_count, as_number as as_number
+from .records import parse_rows as parse_rows, read_object as read_object, read_rows
+from .records import set_aside as set_aside, to_json, write_atomic  # for callers, too
 
 # %% ../nbs/04a_files.ipynb #699a2562
 @dataclass(frozen=True)
@@ -189,6 +187,9 @@ def _walk_notes(root, found, closed, odd) -> list[str]:
     return notes + _first_of(bare, f"folders of {root} hold no file")
 
 # %% ../nbs/04a_files.ipynb #75dc9e7a
+LISTS = (".csv", ".tsv", ".txt", ".jsonl")
+
+
 def _manifest(path: Path, split: str | None, label: str = "label") -> Samples:
     """The samples that a list names; paths are relative to its folder. Notes end with a summary."""
     table, role = read_table(path), split_role(split or "train")
@@ -198,15 +199,18 @@ def _manifest(path: Path, split: str | None, label: str = "label") -> Samples:
     splits = Counter(split_role(row.get("split") or "train") for _, row in table)
     if split is not None and role not in splits:
         raise DataError(f"{path} has no split {split!r}: it has {', '.join(sorted(splits))}")
-    found, left = [], Counter({f"of split {s}": n for s, n in splits.items() if split and s != role})
+    found, folder = [], "" if str(path.parent) == "." else str(path.parent)
+    left = Counter({f"of split {s}": n for s, n in splits.items() if split and s != role})
     for line, row in table:
         if split is not None and split_role(row.get("split") or "train") != role:
             continue
-        sample = _listed(path, line, row, label, left)
+        sample = _listed(path, folder, line, row, label, left)
         if why := unread(sample.path):
             left[f"left out ({why})"] += 1
         else:
             found.append(sample)
+    gone = absent_files(sample.path for sample in found)
+    found = [_spelled(s, path.parent, left) if s.path in gone else s for s in found]
     found, twice = _once(_whole_labels(found))
     left["named once more and counted once"] = len(twice)
     gone = absent_files(sample.path for sample in found)
@@ -222,9 +226,9 @@ def _manifest(path: Path, split: str | None, label: str = "label") -> Samples:
     return Samples(found, [*table.notes, *_unnamed(path, table, label), summary])
 
 
-def _listed(path: Path, line: int, row: dict, label: str, left: Counter) -> Sample:
+def _listed(path: Path, folder: str, line: int, row: dict, label: str, left: Counter) -> Sample:
     """One row of a list; what is odd about it is counted in `left`."""
-    name, said, source = (row.get("path") or "").strip(), row.get(label), f"{path.name} line {line}"
+    name, said = (row.get("path") or "").strip(), row.get(label)
     if not name:
         raise DataError(f"{path} line {line} names no file: fill its column 'path'")
     if isinstance(said, list):
@@ -232,20 +236,32 @@ def _listed(path: Path, line: int, row: dict, label: str, left: Counter) -> Samp
             f"{path} line {line} gives several labels, {', '.join(said)}: one label a file is "
             f"read; keep one, or give each a column and choose one by --label"
         )
-    if legacy(name) != name or legacy(said or "") != (said or ""):
-        left["not UTF-8 (other text than names of files is read as Windows-1252)"] += 1
-        name = name if os.path.exists(path.parent / name) else legacy(name)
-        said = legacy(said or "")
+    if said and legacy(said) != said:
+        left["with a label that is not UTF-8, read as Windows-1252"] += 1
+        said = legacy(said)
     if no_label(said):
         shown = f" ({said.strip()!r})" if said and said.strip() else ""
         left[f"without a label{shown}"] += 1
         said = None
-    name = str(Path(name)) if "./" in name or "//" in name or name.endswith("/") else name
-    place = os.path.join("" if str(path.parent) == "." else path.parent, name)
-    word = (row.get("kind") or "").lower()
-    kind = {"video": "clip", "image": "picture"}.get(word, word)
+    if ("./" in name or "//" in name or name[-1] == "/") and "://" not in name:
+        name = str(Path(name))
+    place = os.path.join(folder, name)
+    kind = (row.get("kind") or "").lower()
+    kind = {"video": "clip", "image": "picture"}.get(kind, kind)
     kind = kind if kind in KINDS else kind_of(place) or "clip"
-    return Sample(place, kind, said and said.strip(), source=source)
+    return Sample(place, kind, said and said.strip(), source=f"{path.name} line {line}")
+
+
+def _spelled(sample: Sample, folder: Path, left: Counter) -> Sample:
+    """A row whose file is not there, under the name of one that is: other bytes for one text."""
+    start = len(os.path.join(folder, "")) if sample.path.startswith(os.path.join(folder, "")) else 0
+    head, name = sample.path[:start], legacy(sample.path[start:])
+    forms = [unicodedata.normalize(form, name) for form in ("NFC", "NFD")]
+    for other in (name, *forms, name.replace("\\", "/")):
+        if os.path.exists(head + other):
+            left["found under a name of the same letters in other bytes"] += 1
+            return replace(sample, path=head + other, kind=kind_of(head + other) or sample.kind)
+    return replace(sample, path=head + name)
 
 
 def _whole_labels(found: list[Sample]) -> list[Sample]:
@@ -301,23 +317,6 @@ def absent_files(paths: Iterable[str]) -> set[str]:
     return gone
 
 # %% ../nbs/04a_files.ipynb #30f10a6a
-LISTS = (".csv", ".tsv", ".txt", ".jsonl")
-
-
-def split_data(data: str) -> list[str]:
-    """The entries of --data: commas between, but a comma in the name of what exists belongs to it."""
-    words, found = data.split(","), []
-    while words:
-        for n in range(len(words), 0, -1):  # the longest that exists
-            name = ",".join(words[:n])
-            there = [s for s in (name, name.strip()) if s and os.path.lexists(os.path.expanduser(s))]
-            if there or n == 1:
-                break
-        found.append(there[0] if there else name.strip())
-        words = words[n:]
-    return [name for name in found if name]
-
-
 def find_samples(
     data: str | Path | Sequence[str | Path],  # folder, manifest (.csv, .tsv, .txt, .jsonl) or file
     split: str | None = None,  # train, val, ...: a manifest's column, or a folder of that name
@@ -360,7 +359,9 @@ def _find(root: Path, split: str | None, label: str, frames_as: str) -> Samples:
         if root.suffix.lower() in LISTS:
             return _manifest(root, split, label)
         if kind_of(root) is None:
-            why = unread(root) or "it is no picture, no clip and no manifest, by its extension"
+            why = unread(root) or (
+                f"it is no picture, no clip and no list ({' '.join(LISTS)}), by its extension"
+            )
             raise DataError(f"{root} cannot be used: {why}")
         return Samples([Sample(str(root), kind_of(root))])
     splits, tables = split_folders(root), ("manifest.csv", "manifest.jsonl")
@@ -370,7 +371,8 @@ def _find(root: Path, split: str | None, label: str, frames_as: str) -> Samples:
     parts = [root / name for name in sorted(splits.values())]
     if split is None and any((part / name).exists() for part in parts for name in tables):
         found = [_find(part, None, label, frames_as) for part in parts]
-        return Samples((s for part in found for s in part), (n for part in found for n in part.notes))
+        notes = [note for part in found for note in part.notes]
+        return Samples((sample for part in found for sample in part), notes)
     if label != "label" and not splits:
         raise DataError(f"{root} has no column {label!r}: it is a folder without a manifest.csv")
     if split is None or not splits and split_role(split) == "train":
@@ -394,22 +396,6 @@ def _beside(root: Path, splits: dict[str, str]) -> list[str]:
     return [str(place) for place in others if (holds(place) if place.is_dir() else kind_of(place))]
 
 # %% ../nbs/04a_files.ipynb #8680b53e
-def to_json(
-    value: Any,
-    **options: Any,  # of json.dumps, such as indent=1
-) -> str:
-    """JSON as readable UTF-8; with names that are not UTF-8 in it, as ASCII that reads the same.
-
-    For whatever writes names of files: config.json, skipped.jsonl, evals.jsonl, reports.
-    """
-    text = json.dumps(value, ensure_ascii=False, **options)
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # lone surrogates, Python's way to hold such a name
-        return json.dumps(value, **options)
-    return text
-
-
 def error_entry(
     sample: Sample,
     reason: str,
@@ -419,115 +405,6 @@ def error_entry(
     """One entry of `batch["errors"]`: which file, why, and where it was missed."""
     source = f" ({sample.source})" if sample.source else ""
     return {"path": sample.path, "reason": f"{reason}{source}", "step": step, "place": place}
-
-
-def write_atomic(
-    path: str | Path,
-    save: Callable[[Any], Any],  # writes to the binary file that it is given
-) -> None:
-    """Write a file so that it is there in full or not at all, whatever happens meanwhile."""
-    name = Path(path).with_name(f".{Path(path).name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with open(name, "wb") as file:
-            save(file)
-        os.replace(name, path)
-    except BaseException:
-        name.unlink(missing_ok=True)
-        raise
-
-# %% ../nbs/04a_files.ipynb #2b1f2fd1
-class Rows(NamedTuple):
-    """What a file of one JSON object a line holds."""
-
-    rows: list[dict]
-    damaged: int  # lines that hold anything else
-
-
-def parse_rows(
-    lines: bytes,  # whole lines
-) -> Rows:
-    """The objects in lines, all at once where nothing is damaged."""
-    try:
-        rows = json.loads(b"[" + lines.strip().replace(b"\n", b",") + b"]")
-    except (ValueError, RecursionError):
-        rows = [_value(line) for line in lines.split(b"\n") if line.strip()]
-    good = [row for row in rows if isinstance(row, dict)]
-    return Rows(good, len(rows) - len(good))
-
-
-def _value(text: bytes) -> Any:
-    """A JSON value; None if it is none."""
-    with contextlib.suppress(ValueError, RecursionError):
-        return json.loads(text)
-
-
-def read_rows(
-    path: str | Path,
-    limit: int = 1 << 24,  # bytes; a longer line is damage
-) -> Rows:
-    """The rows of a file such as metrics.jsonl; none if it is not there."""
-    rows, damaged, path = [], 0, Path(path)
-    try:
-        if not path.is_file():
-            return Rows([], int(path.exists()))
-        with open(path, "rb") as file:
-            while line := file.readline(limit):
-                value, ended = _value(line), line.endswith(b"\n")
-                if isinstance(value, dict):
-                    rows.append(value)
-                elif line.strip() and (ended or len(line) == limit):
-                    damaged += 1
-                while not ended and len(line) == limit:  # the rest of a line that never ends
-                    line = file.readline(limit)
-                    ended = line.endswith(b"\n")
-    except OSError:
-        damaged += 1
-    return Rows(rows, damaged)
-
-
-def read_object(
-    path: str | Path,
-    limit: int = 1 << 26,  # bytes
-) -> dict:  # empty if there is no file, or nothing in it
-    """The JSON object in a file such as config.json; DataError if it holds anything else."""
-    path = Path(path)
-    try:
-        if not path.exists() or path.is_file() and not path.stat().st_size:
-            return {}
-        if not path.is_file() or path.stat().st_size > limit:
-            raise ValueError("a folder, no file" if path.is_dir() else "no file of this kind")
-        value = json.loads(path.read_bytes())
-        if not isinstance(value, dict):
-            raise ValueError(f"a {type(value).__name__} and no object")
-    except (OSError, ValueError, RecursionError) as error:
-        said = getattr(error, "strerror", None) or str(error)[:80]
-        raise DataError(f"{path} is damaged: it does not hold JSON as written ({said})") from None
-    return value
-
-
-def as_number(value: Any) -> float:
-    """A number that a file holds, also as the text nan or inf; nan for anything else."""
-    with contextlib.suppress(TypeError, ValueError, OverflowError):
-        return math.nan if isinstance(value, (bool, list, dict)) else float(value)
-    return math.nan
-
-
-def as_count(value: Any) -> int:
-    """A whole number that a file holds, such as a step; -1 for anything else."""
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    return value if whole and 0 <= value < 1 << 53 else -1
-
-
-def set_aside(path: str | Path) -> Path:
-    """Keep what lies at a path, which is about to be replaced, as NAME.damaged beside it."""
-    path, number = Path(path), 1
-    while os.path.lexists(aside := path.with_name(f"{path.name}.damaged{number}")):
-        number += 1
-    if path.is_dir():
-        os.rename(path, aside)
-    else:
-        shutil.copyfile(path, aside)
-    return aside
 
 # %% ../nbs/04a_files.ipynb #c582f94d
 class ErrorReport:

@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from .files import LISTS, SPLITS, DataError, DatasetMissing, Sample, absent_files
-from .files import class_names, find_samples, kind_of, read_lines, split_data
-from .files import split_folders, split_role
+from .files import class_names, find_samples, kind_of, read_lines, split_folders
+from .files import split_role
 from .formats import DATASETS, Known, Listing, Row
-from .lists import read_table
+from .lists import read_table, read_text, split_data
 from .sampling import hold_out
 from .video import PictureError, read_picture
 
@@ -179,6 +179,8 @@ def _own_splits(root: Path) -> set[str]:
     """The splits of one path; empty where it has none."""
     table = _place_of(root, "")
     if table and table.suffix in LISTS:
+        if "split" not in read_text(table).lower():  # no such column: spare the time to read it
+            return set()
         return {split_role(row.get("split")) for _, row in read_table(table) if row.get("split")}
     return {split for split in SPLITS if _place_of(root, split)}
 
@@ -325,7 +327,8 @@ def _part(data: Labelled) -> Labelled:
     if counts.max() < 2:
         raise DataError(f"{data.name} has no splits and one file a class: name files to test on")
     held = hold_out(data.targets)
-    note = f"{data.name} has no splits: {HELD_OUT}, is held out as val ({held.sum()} of {len(data)})"
+    share = f"{held.sum()} of {len(data)}"
+    note = f"{data.name} has no splits: {HELD_OUT}, is held out as val ({share})"
     alone = [name for name, n in zip(data.classes, counts) if n == 1]
     if alone:
         note += f"; {len(alone)} classes with one file are in train only, the first: {alone[0]}"

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CLIPS', 'MEDIA', 'KINDS', 'PATHS', 'LABELS', 'DataError', 'DatasetMissing', 'pictures', 'ending', 'kind_of', 'unread',
-           'read_text', 'legacy', 'read_lines', 'read_pairs', 'Table', 'read_table', 'no_label']
+           'read_text', 'legacy', 'read_lines', 'read_pairs', 'Table', 'read_table', 'no_label', 'split_data']
 
 # %% ../nbs/03a_lists.ipynb #3fa10004
 import codecs
@@ -75,7 +75,7 @@ def kind_of(path: str | Path) -> str | None:
 def unread(path: str | Path) -> str:
     """Why a picture or clip is not read, by its extension; empty for all other files."""
     suffix = ending(path)
-    if suffix not in MEDIA - CLIPS - pictures():
+    if suffix in CLIPS or suffix not in MEDIA or suffix in pictures():
         return ""
     film = suffix[1:] in _UNREAD_FILMS.split()
     return f"no library here reads {suffix}: convert it to {'.mp4' if film else '.png or .jpg'}"
@@ -224,14 +224,14 @@ def _sign(path: Path, lines: list[str]) -> str:
         return " "
     found = {}
     for sign in "\t;, ":
-        cut = _blanks if sign == " " else lambda text: next(csv.reader([text], delimiter=sign), [""])
-        found[sign] = sum(_is_file(path.parent, cut(line)[0].strip()) for line in lines)
+        cut = csv.reader(lines, delimiter=sign) if sign != " " else map(_blanks, lines)
+        found[sign] = sum(_is_file(path.parent, cells[0].strip()) for cells in cut if cells)
     best = max(found, key=found.get)  # the first of equals
     return best if found[best] else next((sign for sign in "\t;," if sign in lines[0]), " ")
 
 
 def _head(text: str) -> tuple[str, str]:
-    """The text with remarks at its head made empty, and the sign that Excel's line `sep=;` names."""
+    """The text without remarks at its head, and the sign that Excel's line `sep=;` names."""
     sign, lines = "", re.split(r"(\r\n|\r|\n)", text[:20_000])
     for i in range(0, len(lines), 2):
         sep = re.fullmatch(r"sep=(.)", lines[i], re.IGNORECASE)
@@ -264,6 +264,8 @@ def read_table(path: Path) -> Table:
     lines = [line for line in _ENDS.split(text[:100_000]) if line.strip()][:200]
     sign = sign or _sign(path, lines)
     rows, notes = _cut(path, text, sign), []
+    if sign == " " and _column(PATHS, lines[0].split()) is not None:
+        rows[0] = (rows[0][0], lines[0].split())
     columns = [cell.lower() for cell in rows[0][1]]
     if _column(PATHS, columns) is None:
         columns, notes = _guessed(path, rows, sign)
@@ -296,7 +298,7 @@ def _check_width(path: Path, rows: list, columns: list[str], sign: str) -> None:
         if sign == " " and len(columns) > 1:
             cells[len(columns) - 1:] = [" ".join(cells[len(columns) - 1:])]
         else:
-            shown = f'"{sign.join(cells[len(columns) - 1:])}"'[:60]
+            shown = f'"{", ".join(cells[len(columns) - 1:])}"'[:60]
             raise DataError(
                 f"{path} line {line} has {len(cells)} fields, where {len(columns)} "
                 f"({', '.join(columns)}) are expected: put a name that holds {sign!r} into double "
@@ -384,3 +386,18 @@ def no_label(text: str | None) -> bool:
 
 _NO_LABEL = {"", "none", "null", "nil", "nan", "na", "n/a", "-1", "-1.0", "unlabelled", "unlabeled"}
 _NO_LABEL |= {"no label", "no_label"}
+
+# %% ../nbs/03a_lists.ipynb #3fa1001b
+def split_data(data: str) -> list[str]:
+    """The entries of --data, commas between; a comma in the name of what exists belongs to it."""
+    words, found = data.split(","), []
+    while words:
+        for n in range(len(words), 0, -1):  # the longest that exists
+            name = ",".join(words[:n])
+            forms = [form for form in (name, name.strip()) if form]
+            there = [form for form in forms if os.path.lexists(os.path.expanduser(form))]
+            if there or n == 1:
+                break
+        found.append(there[0] if there else name.strip())
+        words = words[n:]
+    return [name for name in found if name]

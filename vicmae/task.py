@@ -20,7 +20,8 @@ from .contrast import Ids
 from .dataset import FrameCache, PairDataset
 from .distributed import gather, rank, world_size
 from .figures import draw_mask, save_figure, show_panels
-from .files import DataError, Sample, Samples, find_samples, split_data
+from .files import DataError, Sample, Samples, find_samples
+from .lists import split_data
 from .masking import patchify, unpatchify
 from .model import MODELS, ViCMAE
 from .parallel import Parallel

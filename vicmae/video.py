@@ -88,10 +88,13 @@ _FOREIGN = (     # first bytes, what the file is, the mend
      ("give it the ending of a video",)))
 
 def _promised(head: bytes) -> int:
-    "Bytes that a file should have by its own header (RIFF, Matroska); 0 where it does not say."
+    "Bytes that a file should have by its own header (AVI, FLV, Matroska); 0: it does not say."
     if head[:4] == b"RIFF":
         size = int.from_bytes(head[4:8], "little")
         return size + 8 if size < 2**32 - 64 else 0             # written to a pipe: it says nothing
+    if head[:3] == b"FLV":
+        size = np.frombuffer(head.partition(b"filesize\0")[2][:8].ljust(8, b"\0"), ">f8")[0]
+        return int(size) if 0 < size < 2**53 else 0
     if head[:4] != b"\x1aE\xdf\xa3": return 0
     place, size = _vint(head, 4)
     if head[place + size:][:4] != b"\x18\x53\x80\x67": return 0
@@ -364,16 +367,16 @@ def _decoded_table(path) -> tuple[FrameTable, int]:
             times.append(frame.time)
             bad.append(bool(frame.is_corrupt or spoilt))
             begun = begun or not bad[-1]
-        lost += packets
+        lost = [p for p in (*lost, *packets) if not p or p.size]
     count = total = len(times)
-    if any(p and p.size and p.is_keyframe and not p.is_corrupt for p in lost[1:]):
+    if any(p and p.is_keyframe and not p.is_corrupt for p in lost[1:-1]):   # it goes on behind
         raise VideoError(path, f"is damaged after {count} frames")
     while any(bad[max(count - 4, 0):count]): count -= 1     # behind a damaged one, up to three lean
     if None in times or any(b <= a for a, b in zip(times, times[1:])):
         times = [i / rate for i in range(total)]
     times, bad = np.array(times[:count], dtype=np.float64), frozenset(np.flatnonzero(bad[:count]))
     table = FrameTable(np.arange(count), np.zeros(0, int), times - times[:1], 0, bad=bad)
-    return table, total - count + sum(not p or p.size > 0 for p in lost)
+    return table, total - count + len(lost)
 
 # %% ../nbs/02_video.ipynb #61840672
 class PyAVFrames:
@@ -385,7 +388,10 @@ class PyAVFrames:
         self.times, self.notes = self.table.times, self.table.notes
         self._rewind()
         self.stored = self.stream.codec_context.width, self.stream.codec_context.height
-        self.shown = _shown(self.stream)
+        self.shown, ratio = _shown(self.stream), float(self.stream.sample_aspect_ratio or 1)
+        if not 1 / 4 <= ratio <= 4:
+            self.notes += (f"{os.fspath(path)} calls its pixels {ratio:.3g} times as wide as high; "
+                           "they are taken as square.",)
 
     def _rewind(self):
         from av.video.reformatter import VideoReformatter
