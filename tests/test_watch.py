@@ -245,6 +245,26 @@ def test_a_run_that_stands_still_is_named(tmp_path):
     assert "no step for 60 min: is it alive?" in headline(reader)
 
 
+def test_several_runs_in_one_picture(tmp_path):
+    first = make_run(tmp_path / "a $run", [row(i) for i in range(1, 30)], state="finished")
+    second = make_run(tmp_path / "b_run", [row(i, loss_recon=NAN, knn=0.5) for i in range(1, 9)])
+    (second / "config.json").write_text("{cut")
+    (second / "status.json").write_bytes(b"\xff\x00")
+    readers = [RunReader(first), RunReader(second)]
+    for reader in readers:
+        reader.poll()
+    shown = text_frame(readers, 84)
+    assert "a $run · finished" in shown and "config.json is damaged" in " ".join(shown.split())
+    assert "contrastive loss 4 | 4" in shown and "reconstruction loss 0.03448 | -" in shown
+    assert "kNN accuracy - | 0.5" in shown
+    fig = draw_run(first, readers[1])
+    fig.savefig(tmp_path / "run.png")
+    heads = [text.get_text() for text in fig.texts]
+    assert len(heads) == 2 and heads[0].startswith("a ") and heads[1].startswith("b_run")
+    with pytest.raises(ValueError, match="runs: name 1 to"):
+        draw_run(*[first] * 40)
+
+
 # ---------------------------------------------------------------- a million rows
 def test_a_million_rows(tmp_path):
     run = make_run(tmp_path / "run", [], steps=1_000_000)

@@ -107,7 +107,7 @@ def check_sizes(
         raise ValueError(f"img_size={img_size} must be a multiple of patch_size={patch_size}")
     for width, heads in widths:
         if width % heads:
-            raise ValueError(f"a width of {width} cannot be shared by {heads} heads: it must divide")
+            raise ValueError(f"a width of {width} cannot be shared by {heads} heads")
 
 # %% ../nbs/07_autoencoder.ipynb #381a4441
 class MaskedAutoencoder(nn.Module):

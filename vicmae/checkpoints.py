@@ -97,7 +97,7 @@ _FOREIGN = (  # how a file begins, what it is then, what to do
 def kind_of_weights(
     path: str | Path,
 ) -> str:  # safetensors, zip (torch since 2020) or pickle (torch before)
-    "What a weights file is, by its first bytes and whatever its name; CheckpointError if it's none."
+    "What a weights file is, by its first bytes; CheckpointError if it is none."
     path = Path(path)
     try:
         if not path.is_file():
@@ -378,7 +378,8 @@ def open_weights(
     "Read any weights file, safetensors or torch, whatever its name; CheckpointError if it's none."
     path = Path(path)
     kind = kind_of_weights(path)
-    tensors, metadata = read_tensors(path) if kind == "safetensors" else (_read_torch(path, kind), {})
+    own = kind == "safetensors"
+    tensors, metadata = read_tensors(path) if own else (_read_torch(path, kind), {})
     args = tensors.get("args") if isinstance(tensors, dict) else None
     args = args if isinstance(args, dict) else getattr(args, "__dict__", {})
     if "model" not in metadata:
@@ -519,7 +520,9 @@ def load_model(
 _LARGEST = 1_000_000  # no size of a model is larger
 
 
-def _build(make: type[nn.Module], config: dict, tensors: dict[str, Tensor], path: Path) -> nn.Module:
+def _build(
+    make: type[nn.Module], config: dict, tensors: dict[str, Tensor], path: Path
+) -> nn.Module:
     "A model with its weights; whether they belong together is found out before it takes memory."
     _check_arguments(make, config, len(tensors), path)
     try:

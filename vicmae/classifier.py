@@ -189,7 +189,8 @@ def _check(config: dict) -> None:
         raise ValueError(
             f"{len(names)} classes with {len(set(names))} names: give each its own name"
         )
-    check_sizes(config["img_size"], config["patch_size"], (config["embed_dim"], config["num_heads"]))
+    blocks = config["embed_dim"], config["num_heads"]
+    check_sizes(config["img_size"], config["patch_size"], blocks)
     if frames < 1 or tubelet < 1 or frames % tubelet:
         raise ValueError(f"num_frames={frames} must be a multiple of tubelet={tubelet}")
 

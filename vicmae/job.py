@@ -105,7 +105,7 @@ def same_batches(
         )
     if then.get("files_crc32", now["files_crc32"]) != now["files_crc32"]:
         data.plan.notes.append(
-            f"the files are not those that the run began with (then {then.get('files', 'others')}, now "
+            f"the files are not those that the run began with (then {then.get('files')}, now "
             f"{now['files']}): from here on its batches are other ones"
         )
     return now

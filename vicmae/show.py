@@ -231,7 +231,8 @@ def attend_files(
             "--rollout goes through all blocks and heads: leave --block and --head out"
         )
     inputs = _inputs(files)
-    paths, model = output_paths(inputs, out, "attend"), _load(checkpoint, device, num_heads, decoder_num_heads)
+    paths = output_paths(inputs, out, "attend")
+    model = _load(checkpoint, device, num_heads, decoder_num_heads)
     asked = query if query in ("mean", "cls") else parse_place(query, "--query")
     if asked not in ("mean", "cls"):
         query_index(asked, model.num_patches)

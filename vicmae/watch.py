@@ -149,7 +149,8 @@ def _draw_panel(
         ax.plot(curve.x, curve.y, color=colour, lw=1.4, marker=few, ms=3)
         if key in ("loss_recon", "loss_contrast", "grad_norm"):
             for step in skipped_steps(reader.metrics)[-200:]:
-                ax.axvline(step, color="#CC0000" if len(readers) == 1 else colour, lw=0.8, alpha=0.7)
+                mark = "#CC0000" if len(readers) == 1 else colour
+                ax.axvline(step, color=mark, lw=0.8, alpha=0.7)
         if len(readers) == 1:
             ax.set_title(f"{curve.y[-1]:.4g}", fontsize=9, loc="right", color=colour)
     if key == "loss_contrast":
