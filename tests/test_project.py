@@ -222,7 +222,8 @@ def test_notebook_is_small(path: Path) -> None:
 def test_everything_together_is_small() -> None:
     notebooks = sum(path.stat().st_size for path in NOTEBOOKS)
     samples = [p for p in (ROOT / "data_samples").rglob("*") if p.is_file()]
-    assert notebooks <= 5_500_000, f"notebooks: {notebooks / 1e6:.1f} MB, at most 5.5"
+    mean = notebooks / len(NOTEBOOKS)
+    assert mean <= 110_000, f"notebooks: {mean / 1000:.0f} kB on average, at most 110"
     assert samples, "data_samples/ is empty"
     size = sum(path.stat().st_size for path in samples)
     assert size <= 8_000_000, f"data_samples: {size / 1e6:.1f} MB, at most 8"

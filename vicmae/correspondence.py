@@ -21,7 +21,7 @@ from .attention import as_images, outline, overlay, patch_features, position_mea
 from .checkpoints import load_model
 from .contrast import pool
 from .features import image_size
-from .figures import show_images, show_matrix
+from .figures import show_images, show_matrix, title_text
 from .masking import patchify
 from .model import ViCMAE
 from .views import normalize
@@ -348,7 +348,8 @@ def show_feature_map(
                 f", {places.var(0).sum() / values.var(0, correction=0).sum():.0%} of the variance"
             )
             _scatter(ax, places, labels, classes)
-            ax.set_title(f"{name}  {kind}{kept if kind == 'PCA' else ''}".strip(), fontsize=10)
+            text = f"{name}  {kind}{kept if kind == 'PCA' else ''}".strip()
+            ax.set_title(title_text(text), fontsize=10)
     handles, names = fig.axes[0].get_legend_handles_labels()
     fig.legend(handles, names, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     return fig
@@ -359,7 +360,7 @@ def _scatter(ax: Any, places: np.ndarray, labels: np.ndarray, classes: Sequence[
     ax.images[0].remove()
     for k, name in enumerate(classes):
         style = {"color": f"C{k}", "marker": "os^Dv"[k % 5], "linewidths": 0, "alpha": 0.85}
-        ax.scatter(*places[labels == k].T, s=26, label=name, **style)
+        ax.scatter(*places[labels == k].T, s=26, label=title_text(name), **style)
     ax.set(aspect="auto", xticks=[], yticks=[])
     ax.spines[:].set(visible=True, color="#D9D9D9")
     ax.relim()
