@@ -879,7 +879,7 @@ WRONG = {
         broken(lists_with_class_names, "mine/classes.txt", "wasp", "bee"),
         "mine",
         "val",
-        "the class list names 'bee' twice",
+        "classes.txt names the class 'bee' twice",
     ),
     "two labels": (
         broken(

@@ -215,7 +215,7 @@ def _manifest(path: Path, split: str | None, label: str = "label") -> Samples:
     left["named once more and counted once"] = len(twice)
     gone = absent_files(sample.path for sample in found)
     if len(gone) == len(found):
-        shown = found[0].path if found else table[0][1].get("path")
+        shown = (found[0].path if found else table[0][1].get("path") or "")[-200:]
         raise DataError(
             f"{path} lists {len(table)} files and none of them exists, not even {shown}: paths "
             f"are taken from the list's folder"

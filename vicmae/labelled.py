@@ -30,12 +30,15 @@ def _key(name: str) -> str:
     return re.sub(r"[\W_]+", "", name.lower())
 
 
-def _finder(classes: Sequence[str]) -> Callable[[str], int | None]:
+def _finder(classes: Sequence[str], where: str) -> Callable[[str], int | None]:
     """Class name -> number; also by `_key`, where that tells all classes apart."""
     exact = {name: i for i, name in enumerate(classes)}
     if len(exact) < len(classes):
         twice = Counter(classes).most_common(1)[0][0]
-        raise DataError(f"the class list names {twice!r} twice: its number would be ambiguous")
+        raise DataError(
+            f"{where} names the class {twice!r} twice, so its number would be ambiguous: "
+            f"name each class once"
+        )
     loose = {_key(name): i for i, name in enumerate(classes)}
     loose = loose if len(loose) == len(classes) else {}
     return lambda name: exact.get(name, loose.get(_key(name)))
@@ -64,7 +67,7 @@ def number_rows(
     among: str = "classes",  # `final`, for the error
 ) -> np.ndarray:  # int64 [N]
     """Numbers of the rows' classes in `final`."""
-    find, ids = _finder(final), {}
+    find, ids = _finder(final, where), {}
     for row in rows:
         if row.label in ids:
             continue
@@ -200,7 +203,7 @@ def read_path(root: Path, split: str, label: str = "label", frames_as: str = "au
     names = (root if root.is_dir() else root.parent) / "classes.txt"
     if names.exists() and label == "label":
         listing.classes = [text for _, text in read_lines(names, "a class name a line")]
-        listing.where = names.name
+        listing.where = str(names)
     return listing
 
 

@@ -39,11 +39,15 @@ MEDIA = CLIPS | {f".{name}" for name in f"{_STILLS} {_UNREAD_FILMS}".split()}
 KINDS = ("picture", "clip")  # the numbers 0 and 1 in a batch
 
 
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # no text
+
+
 class DataError(ValueError):
     """The data cannot be used as given; the message is one sentence that says how to mend it."""
 
     def __init__(self, message: str):
-        super().__init__(message.strip().rsplit("DataError: ", 1)[-1])  # from a worker's trace
+        message = message.strip().rsplit("DataError: ", 1)[-1]  # from a worker's trace
+        super().__init__(_CONTROLS.sub(lambda sign: ascii(sign[0])[1:-1], message))
 
 
 class DatasetMissing(DataError):
@@ -357,6 +361,8 @@ def _json_table(path: Path, text: str) -> Table:
     """JSON lines, an object with a 'path' each."""
     lines = enumerate(_ENDS.split(text), 1)
     rows = [(i, _json_row(path, i, line)) for i, line in lines if line.strip()]
+    if not rows:
+        raise DataError(f"{path} is empty: it should hold a line {{\"path\": ...}} for each file")
     return Table(rows, dict.fromkeys(key for _, row in rows for key in row))
 
 

@@ -169,7 +169,7 @@ def _decoded_table(path) -> tuple[FrameTable, int]:
     if any(p and p.is_keyframe and not p.is_corrupt for p in lost[1:-1]):   # it goes on behind
         raise VideoError(path, f"is damaged after {count} frames")
     while any(bad[max(count - 4, 0):count]): count -= 1     # behind a damaged one, up to three lean
-    if None in times or any(b <= a for a, b in zip(times, times[1:])):
+    if None in times or not all(a < b for a, b in zip(times, times[1:])):
         times = [i / rate for i in range(total)]
     times, bad = np.array(times[:count], dtype=np.float64), frozenset(np.flatnonzero(bad[:count]))
     table = FrameTable(np.arange(count), np.zeros(0, int), times - times[:1], 0, bad=bad)
