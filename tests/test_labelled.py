@@ -849,7 +849,7 @@ WRONG = {
         broken(lists_with_class_names, "mine/classes.txt", "bee\nant\nwasp", "bee"),
         "mine",
         "val",
-        "val.txt line 1: class number 1, but classes.txt names only 1",
+        "val.txt line 1: class number 1, but .*classes.txt names only 1",
     ),
     "number twice": (
         broken(mit, f"{MIT}/moments_categories.txt", "singing,1", "singing,0"),
