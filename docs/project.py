@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 # A part of the book begins at this notebook: a new one falls into its part by its number.
-PARTS = [("00", "The method"), ("12", "Checkpoints and features"), ("15", "Training"),
+PARTS = [("00", "The method"), ("11a", "Checkpoints and features"), ("15", "Training"),
          ("17a", "Evaluation and fine-tuning"), ("20", "Seeing and touching"),
          ("23", "On a cluster"), ("26", "The command"), ("30", "Tutorials")]
 BADGE = "https://colab.research.google.com/assets/colab-badge.svg"

@@ -25,7 +25,8 @@ from pathlib import Path
 import faulty
 import torch
 
-from vicmae.checkpoints import checkpoints_of, read_tensors
+from vicmae.checkpoints import checkpoints_of
+from vicmae.weights import read_tensors
 
 SAMPLES = Path(__file__).parents[1] / "data_samples"
 SAME = ("step", "loss", "loss_recon", "loss_contrast", "grad_norm", "skipped", "lambda", "lr")

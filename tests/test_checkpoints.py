@@ -24,21 +24,14 @@ import numpy as np
 import pytest
 import torch
 
-from vicmae.checkpoints import (
-    CheckpointError,
-    load_model,
-    open_weights,
-    read_tensors,
-    rebuild,
-    save_model,
-    save_tensors,
-)
+from vicmae.checkpoints import load_model, rebuild, save_model, save_tensors
 from vicmae.classifier import Classifier
 from vicmae.files import ErrorReport, read_object, read_rows
 from vicmae.follow import RunReader, headline
 from vicmae.job import open_run
 from vicmae.model import vicmae_vit_debug
 from vicmae.recipes import METHOD, get_recipe
+from vicmae.records import write_rows
 from vicmae.run import (
     MetricsFile,
     draw_losses,
@@ -48,10 +41,10 @@ from vicmae.run import (
     read_status,
     run_settings,
     save_checkpoint,
-    time_shares,
-    write_rows,
 )
+from vicmae.train import time_shares
 from vicmae.watch import draw_run, text_frame
+from vicmae.weights import CheckpointError, open_weights, read_tensors
 
 HEADS = {"num_heads": 2, "decoder_num_heads": 2}
 SIZES = dict(
@@ -390,7 +383,7 @@ def test_bombs_cost_neither_memory_nor_time(tmp_path):
         (tmp_path / name).write_bytes(content)
     code = (
         "import resource, sys, time, warnings; from pathlib import Path\n"
-        "from vicmae.checkpoints import CheckpointError, rebuild\n"
+        "from vicmae.checkpoints import rebuild; from vicmae.weights import CheckpointError\n"
         "from vicmae.classifier import Classifier; from vicmae.model import ViCMAE\n"
         "used = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024\n"
         "begun = used()\n"

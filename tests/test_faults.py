@@ -19,8 +19,9 @@ import torch
 from faulty import Run, Server, left
 from waiting import PATIENCE, wait_for
 
-from vicmae.checkpoints import checkpoints_of, read_tensors
+from vicmae.checkpoints import checkpoints_of
 from vicmae.run import read_metrics
+from vicmae.weights import read_tensors
 
 SAMPLES = Path(__file__).parents[1] / "data_samples"
 SAME = ("step", "loss", "loss_recon", "loss_contrast", "grad_norm", "skipped", "lambda", "lr")

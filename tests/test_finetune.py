@@ -18,13 +18,14 @@ import torch
 from waiting import PATIENCE
 
 from vicmae.batches import TestViews
-from vicmae.checkpoints import load_model, read_tensors, save_model
+from vicmae.checkpoints import load_model, save_model
 from vicmae.cli import main
 from vicmae.finetune import few as fewest
 from vicmae.finetune import open_sets, test_model
 from vicmae.finetune_recipes import get_finetune_recipe
 from vicmae.predict import load_classifier, predict
 from vicmae.run import read_metrics, read_status
+from vicmae.weights import read_tensors
 from vicmae.world import OBJECTS, write_world
 
 test_model.__test__ = False  # no test, whatever pytest makes of the name

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vicmae.checkpoints import CheckpointError, read_tensors
 from vicmae.files import DataError
 from vicmae.finetune import finetune, open_sets
 from vicmae.finetune_launch import describe_finetuning
@@ -21,6 +20,7 @@ from vicmae.recipes import RECIPES, check_values, get_recipe
 from vicmae.report import cautions, check_classes, describe_scores, score_table, shared_files
 from vicmae.run import read_metrics
 from vicmae.transfer import EvaluateConfig, TransferConfig, evaluate, open_parts, transfer
+from vicmae.weights import CheckpointError, read_tensors
 from vicmae.world import OBJECTS, make_picture
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 
 import vicmae
-from vicmae.checkpoints import SHIPPED, load_model, read_tensors, sample_files
+from vicmae.checkpoints import load_model, sample_files
 from vicmae.features import image_size
 from vicmae.recipes import get_recipe
 from vicmae.shipped import accuracies, record, small_world
+from vicmae.weights import SHIPPED, read_tensors
 
 FOLDER = Path(vicmae.__file__).parent
 

@@ -19,7 +19,7 @@ import torch
 from .attention import attention_from, attention_maps, overlay, patch_features, rollout
 from .autoencoder import MaskedAutoencoder
 from .canvas import Canvas
-from .checkpoints import SHIPPED, load_model, sample_files
+from .checkpoints import load_model, sample_files
 from .controls import Explorer, FileChooser, choice, slider
 from .correspondence import center_features, match_patch
 from .figures import COLOURS, plot_curves, show_timeline
@@ -30,6 +30,7 @@ from .schedule import LAMBDA_SCHEDULES, scheduled_lambda, warmup_cosine
 from .shipped import record, window_means
 from .video import TIME_LIMIT, open_video
 from .visualize import draw_masks, label_of, read_media, reconstruct
+from .weights import SHIPPED
 
 # %% ../nbs/22b_explore.ipynb #808cc700
 MOST_FRAMES = 64  # of a clip; a longer one gives as many, evenly spaced

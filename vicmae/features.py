@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checkpoints import CheckpointError, read_tensors, save_tensors
+from .checkpoints import save_tensors
 from .contrast import POOLS, pool as pool_patches
 from .dataset import FrameCache, make_loader
 from .distributed import collect, gather, rank, together, world_size
@@ -31,6 +31,7 @@ from .model import ViCMAE
 from .sampling import hold_out
 from .video import open_video
 from .views import center_view, normalize
+from .weights import CheckpointError, read_tensors
 
 # %% ../nbs/13_features.ipynb #37d1c207
 def pool_tokens(

@@ -22,8 +22,7 @@ from torch import Tensor
 
 from .augment import mix, soft_targets, target_loss
 from .batches import LabelledBatches, TestViews
-from .checkpoints import CheckpointError, load_model, open_weights, rebuild
-from .checkpoints import save_model, whole_tensors
+from .checkpoints import load_model, rebuild, save_model, whole_tensors
 from .classifier import Classifier, classify_views, from_pretrained, layer_groups
 from .distributed import agree, collect, mean_over_ranks, rank, together, world_size
 from .features import image_size
@@ -34,12 +33,14 @@ from .labelled import Labelled, of_kind, splits_of
 from .model import MODELS, ViCMAE
 from .parallel import Parallel
 from .probes import Metrics, metrics
+from .records import write_text
 from .report import balanced_weights, cautions, check_classes, describe_scores, few
 from .report import open_learn, open_test, score_table
-from .run import Stopped, newest_checkpoint, run_settings, say, write_text
+from .run import Stopped, newest_checkpoint, run_settings, say
 from .task import fill_cache, frame_cache
 from .train import Task, autocast_for
 from .views import normalize
+from .weights import CheckpointError, open_weights
 
 # %% ../nbs/19d_finetune.ipynb #a3c1a1fa
 def open_sets(config: FinetuneConfig) -> tuple[Labelled, Labelled]:

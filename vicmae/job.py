@@ -34,6 +34,7 @@ from vicmae.distributed import (
 )
 from .files import ErrorReport, to_json
 from .parallel import parallelize
+from .records import write_rows, write_text
 from vicmae.run import (
     NOT_FINITE,
     MetricsFile,
@@ -50,14 +51,12 @@ from vicmae.run import (
     run_settings,
     save_checkpoint,
     say,
-    time_shares,
     trackers,
-    write_rows,
     write_status,
-    write_text,
 )
 from .schedule import param_groups, scaled_lr, warmup_cosine
-from .train import FAILED, Ended, Task, autocast_for, pick_device, train, train_step
+from .train import FAILED, Ended, Task, autocast_for, pick_device, time_shares, train
+from .train import train_step
 
 # %% ../nbs/16b_job.ipynb #8da5090a
 def open_run(

@@ -17,12 +17,13 @@ import numpy as np
 import torch
 
 from .batches import TestViews
-from .checkpoints import SHIPPED, CheckpointError, open_weights, parse_object, rebuild
+from .checkpoints import parse_object, rebuild
 from .classifier import Classifier, classify_views
 from .files import DataError, Sample, as_count, find_samples, to_json, write_atomic
 from .labelled import Labelled
 from .run import run_settings
 from .train import autocast_for, pick_device
+from .weights import SHIPPED, CheckpointError, open_weights
 
 # %% ../nbs/19e_predict.ipynb #065d9c55
 def load_classifier(

@@ -15,11 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checkpoints import SHIPPED, checkpoints_of, load_model, read_tensors, save_tensors
+from .checkpoints import checkpoints_of, load_model, save_tensors
 from .features import features_of, image_size, probe_set
 from .labelled import Labelled, open_labelled
 from .model import ViCMAE
 from .probes import LADDER, evaluate_knn, evaluate_linear
+from .weights import SHIPPED, read_tensors
 
 # %% ../nbs/20_shipped.ipynb #4b523c06
 def record(

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['Named', 'FAILED', 'pick_device', 'has_fast_bf16', 'autocast_for', 'split_batch', 'Task', 'plain_gradients',
-           'exact_gradients', 'train_step', 'Ended', 'train']
+           'exact_gradients', 'train_step', 'Ended', 'train', 'time_shares']
 
 # %% ../nbs/15_train.ipynb #d67795c8
 import contextlib
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from .distributed import agree, average_gradients, everywhere, rank
+from .records import as_number
 from .sampling import Stream, draw
 
 # %% ../nbs/15_train.ipynb #441160ff
@@ -254,3 +256,15 @@ def _fetch(batches: Iterator, error: Exception | None) -> tuple[dict, dict, Exce
         return *next(batches), None
     except Exception as error:  # whatever it is, it is raised again once all ranks know
         return {}, {}, error.with_traceback(None)  # whose frames would keep the loader alive
+
+# %% ../nbs/15_train.ipynb #d07534a2
+def time_shares(
+    rows: list[dict],  # of metrics.jsonl
+) -> dict[str, float]:  # step, data, other: they add up to 1; empty if no row tells
+    "Where the wall time went: the step itself, waiting for batches, all else (log, checkpoints)."
+    table = [[as_number(row.get(key)) for key in ("seconds", "data_s", "other_s")] for row in rows]
+    table = [row for row in table if math.isfinite(sum(row))]
+    seconds, data, other = (sum(column) for column in zip(*table or [(0, 0, 0)]))
+    total = seconds + other
+    shares = {"step": total - data - other, "data": data, "other": other}
+    return {name: share / total for name, share in shares.items()} if total > 0 else {}
