@@ -75,7 +75,7 @@ def open_run(
     if note:
         say(f"note: {note}")
     changed = [
-        f"{k} was {stored[k]}, now {getattr(config, k)}"
+        f"{k} was {_shown(stored[k])}, now {_shown(getattr(config, k))}"
         for k in (*method, "seed", "data")
         if k in stored and stored[k] != getattr(config, k)
     ]
@@ -85,6 +85,12 @@ def open_run(
             "give the old ones or choose another --out"
         )
     return replace(config, steps=stored.get("steps") if config.steps is None else config.steps)
+
+
+def _shown(value: Any) -> str:
+    "A setting in few words, whatever a damaged file holds."
+    text = str(value)
+    return text if text.isprintable() and len(text) <= 200 else ascii(text[:200])
 
 
 def same_batches(

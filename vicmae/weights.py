@@ -258,9 +258,10 @@ def _read_torch(path: Path, kind: str) -> Any:
     met = set()
     try:
         names = _names_in_file(path, kind)
-    except Exception as e:
+    except Exception as e:  # the system's word for a read that leads nowhere, or zipfile's
+        why = str(getattr(e, "strerror", None) or e)[:120]
         raise CheckpointError(
-            f"{path}: not a whole file of torch.save ({str(e)[:120]}); "
+            f"{path}: not a whole file of torch.save ({why}); "
             f"copy or download it again, or {_WANTED}"
         ) from None
     roots = {name: name.split(".")[0] for name in sorted(names - _SAFE)}
@@ -276,12 +277,12 @@ def _read_torch(path: Path, kind: str) -> Any:
         with warnings.catch_warnings(), allowed, open(path, "rb") as file:  # the name tells nothing
             warnings.simplefilter("ignore")
             content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as e:  # torch raises half a dozen types, with advice that we do not pass on
+    except Exception:  # torch raises half a dozen types, with advice that we do not pass on
         plain = ("torch", "collections", "_codecs", "argparse")
         foreign = ", ".join(name for name, root in roots.items() if root not in plain)
-        why = f"it needs {foreign[:200]}" if foreign else f"{type(e).__name__} in torch.load"
+        why = f" (it needs {foreign[:200]})" if foreign else ""
         raise CheckpointError(
-            f"{path}: holds more than weights and plain values ({why}), or is damaged; {_RESAVE}"
+            f"{path}: is damaged, or holds more than weights and plain values{why}; {_RESAVE}"
         ) from None
     if met and isinstance(content, dict):
         warnings.warn(f"{path}: left out what is no weight: {', '.join(sorted(met))[:200]}")
