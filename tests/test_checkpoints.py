@@ -13,23 +13,24 @@ import random
 import resource
 import struct
 import subprocess
-import sys
 import warnings
 import zipfile
 from dataclasses import replace
 from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from waiting import PATIENCE
 
 from vicmae.checkpoints import load_model, rebuild, save_model, save_tensors
 from vicmae.classifier import Classifier
 from vicmae.files import ErrorReport, read_object, read_rows
 from vicmae.follow import RunReader, headline
 from vicmae.job import open_run
-from vicmae.model import vicmae_vit_debug
+from vicmae.model import ViCMAE, vicmae_vit_debug
 from vicmae.recipes import METHOD, get_recipe
 from vicmae.records import write_rows
 from vicmae.run import (
@@ -355,12 +356,12 @@ def bombs() -> dict[str, bytes]:
     return {
         "deep key": torch_zip(b"\x80\x02})" + b"\x85" * 300_000 + b"K\x01s."),
         "deep pairs": torch_zip(b"\x80\x02}N" + b"N\x86" * 200_000 + b"K\x01s."),
-        "deep lists": torch_zip(b"\x80\x02" + b"]" * 300_000 + b"a" * 299_999 + b"."),
+        "deep lists": torch_zip(b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b"."),
         "recursive list": torch_zip(b"\x80\x02]q\x00h\x00a."),
         "recursive dict": torch_zip(b"\x80\x02}q\x00X\x05\x00\x00\x00modelh\x00s."),
         "doubling": torch_zip(b"\x80\x02]q\x00" + b"".join(
             b"}(K\x01h%cK\x02h%cuq%c" % (i, i, i + 1) for i in range(60)) + b"."),
-        "many objects": torch_zip(b"\x80\x02(" + b"}" * 1_100_000 + b"t."),
+        "many objects": torch_zip(b"\x80\x02(" + b"}" * 1_000_100 + b"t."),
         "long number": torch_zip(b"\x80\x02\x8b\xff\xff\xff\x7f."),
         "long text": torch_zip(b"\x80\x02X\xff\xff\xff\x7fabc."),
         "no stack": torch_zip(b"\x80\x020000R."),
@@ -378,31 +379,31 @@ def bombs() -> dict[str, bytes]:
     }
 
 
+def open_all(folder: Path) -> None:
+    "Open every file of a folder with little memory; a line for each. For a process of its own."
+    resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
+    used = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    begun = used()
+    for path in sorted(folder.iterdir()):
+        try:
+            rebuild(path, Classifier if path.name in ("classes", "frames") else ViCMAE)
+            said = "LOADED"
+        except CheckpointError as e:
+            said = "refused" if path.name in str(e) and len(str(e)) < 900 else f"badly: {e}"
+        with open(folder.with_suffix(".txt"), "a") as file:
+            file.write(f"{path.name}: {said}, {used() - begun}\n")
+
+
 def test_bombs_cost_neither_memory_nor_time(tmp_path):
+    (tmp_path / "bombs").mkdir()
     for name, content in bombs().items():
-        (tmp_path / name).write_bytes(content)
-    code = (
-        "import resource, sys, time, warnings; from pathlib import Path\n"
-        "from vicmae.checkpoints import rebuild; from vicmae.weights import CheckpointError\n"
-        "from vicmae.classifier import Classifier; from vicmae.model import ViCMAE\n"
-        "used = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024\n"
-        "begun = used()\n"
-        "for path in sorted(Path(sys.argv[1]).iterdir()):\n"
-        "    make = Classifier if path.name in ('classes', 'frames') else ViCMAE\n"
-        "    try: rebuild(path, make); print('LOADED', path.name)\n"
-        "    except CheckpointError as e: assert path.name in str(e) and len(str(e)) < 900, e\n"
-        "    print(path.name, used() - begun, flush=True)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, tmp_path],
-        capture_output=True,
-        text=True,
-        timeout=1200,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30)),
-    )
-    lines = done.stdout.splitlines()
-    assert done.returncode == 0, (lines[-1:], done.stderr[-2000:])
-    assert len(lines) == len(bombs()) and "LOADED" not in done.stdout
+        (tmp_path / "bombs" / name).write_bytes(content)
+    child = get_context("fork").Process(target=open_all, args=(tmp_path / "bombs",))
+    child.start()
+    child.join(PATIENCE)
+    lines = (tmp_path / "bombs.txt").read_text().splitlines()
+    assert child.exitcode == 0, f"{child.exitcode} (None: out of time) after {lines[-1:]}"
+    assert len(lines) == len(bombs()) and all(": refused, " in line for line in lines), lines
     assert int(lines[-1].rsplit(" ", 1)[1]) < 1000, lines  # MB
 
 
@@ -478,6 +479,7 @@ DAMAGE = {
     "empty": b"",
     "folder": None,
 }
+FIGURES = ("types", "wild", "empty")  # drawn as well, from rows of every kind
 
 
 @pytest.fixture(scope="module")
@@ -508,7 +510,8 @@ def test_a_runs_files_may_hold_anything(tmp_path, trained, how, capsys):
     reader.poll()
     assert reader.step >= 0 and "\x1b" not in " ".join(headline(reader))
     text_frame(reader).encode()
-    draw_run(reader).savefig(io.BytesIO())
+    if how in FIGURES:
+        draw_run(reader).canvas.draw()
     settings, note = run_settings(run)  # and then the run goes on
     if how not in ("surrogate", "many keys", "CRLF", "disorder", "cut", "wild", "huge number"):
         assert settings == {"steps": 9, "blr": 0.1} and "config.json" in note
@@ -521,7 +524,8 @@ def test_a_runs_files_may_hold_anything(tmp_path, trained, how, capsys):
     rows = read_metrics(run / "metrics.jsonl")
     assert rows[-1] == {"step": 3, "loss": 0.5} and all(row["step"] <= 3 for row in rows)
     assert [row["step"] for row in rows] == sorted({row["step"] for row in rows})
-    draw_losses(run)
+    if how in FIGURES:
+        draw_losses(run)
     time_shares(rows)
     said = capsys.readouterr().out
     if how in ("noise", "types", "deep", "folder"):
