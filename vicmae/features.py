@@ -378,7 +378,8 @@ def knn_scores(
 
     def vote(chunk: Tensor) -> Tensor:
         similarity, nearest = (chunk @ train.T).topk(min(k, len(train)), dim=1)
-        weight = ((similarity - 1) / temperature).exp()  # the 1 cancels and nothing overflows
+        best = similarity[:, :1]  # of each row; it cancels, and the nearest counts 1 at any T
+        weight = ((similarity - best) / temperature).exp()
         if not single:
             return _vote(labels[nearest], weight)
         votes = weight.new_zeros(len(chunk), classes).scatter_add_(1, labels[nearest], weight)
