@@ -56,7 +56,10 @@ def output_paths(
 
 # %% ../nbs/21c_show.ipynb #9a397d1c
 def _load(
-    checkpoint: str, device: str, num_heads: int | None, decoder_num_heads: int | None
+    checkpoint: str,
+    device: str,
+    num_heads: int | None = None,
+    decoder_num_heads: int | None = None,
 ) -> "ViCMAE":
     "A model: tiny, tiny64, a run or a file."
     from vicmae.checkpoints import load_model
