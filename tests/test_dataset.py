@@ -213,7 +213,7 @@ def test_a_clip_that_is_used_in_part_is_named_once(tmp_path, cached):
     assert entry["used"] and entry["times"] == 0 and "05.mkv is cut off" in entry["reason"]
     report.write(tmp_path / "skipped.jsonl")
     again = ErrorReport(tmp_path / "skipped.jsonl")
-    assert again.files == expected and again.summary().startswith("1 files are used with a note")
+    assert again.files == expected and again.summary().startswith("1 files are used in part")
     again.add([{"path": entry["path"], "reason": "is gone", "step": 9, "place": 2}])
     assert "could not be read" in again.summary() and again.files[entry["path"]]["times"] == 1
 
