@@ -732,7 +732,8 @@ def clip_input(item: Input, rng: Rng, stock: Stock) -> None:
     elif do < 0.6:
         data, how = damage(data, rng, 0, stock.any(rng))
     elif do < 0.68:
-        how, item.truth = "as it is", {"shape": [96, 128], "frames": 10, "sound": True}
+        size = [96, 139] if "h263" in name else [96, 128]  # pixels of H.263 are 12:11
+        how, item.truth = "as it is", {"shape": size, "frames": 10, "sound": True}
     elif do < 0.82:
         ending, data, how, item.truth = odd_clip(rng)
         name = ""
