@@ -415,7 +415,7 @@ def test_a_clip_that_is_used_in_part_is_named(few, tmp_path, go):
     cut = cut.with_suffix(".mkv")
     cut.write_bytes(cut.read_bytes()[: cut.stat().st_size * 3 // 4])
     run = go(out, "--steps", 2, data=data)[0]
-    assert run.wait() == 0 and "1 files are used with a note" in run.out + run.err
+    assert run.wait() == 0 and "1 files are used in part" in run.out + run.err
     rows = [json.loads(line) for line in (out / "skipped.jsonl").read_text().splitlines()]
     assert [(row["path"], row["used"]) for row in rows] == [(str(cut), True)]
 
