@@ -331,3 +331,11 @@ def test_data_without_splits_is_divided_by_a_named_rule(put):
     assert len(open_labelled(data)) == 16, "whole unless it is asked for"
     again = open_labelled(data, "val", divide=True)
     assert [s.path for s in again.samples] == [s.path for s in val.samples]
+
+
+def test_no_sentence_leaves_its_line(tmp_path):
+    """Control characters of a file, which could move a cursor, are shown by their numbers."""
+    (tmp_path / "list.csv").write_bytes(b"na\x1b[31mme,la\x07bel\nx,y\n")
+    with pytest.raises(DataError) as raised:
+        find_samples(tmp_path / "list.csv")
+    assert str(raised.value).isprintable() and r"\x1b[31m" in str(raised.value)
