@@ -171,7 +171,8 @@ def _in_parallel(load: Any, samples: Sequence, workers: int | None, progress: bo
         if workers > 1:
             fork = multiprocessing.get_context("fork")
             pool = ProcessPoolExecutor(workers, fork, _init_worker, (0, 3))
-            stack.callback(pool.shutdown, wait=False, cancel_futures=True)
+            # Waits: before Python 3.12 an exit races with the closing of the pool's own pipe.
+            stack.callback(pool.shutdown, cancel_futures=True)
             loaded = pool.map(load, samples, chunksize=8)
         if progress:
             from tqdm import tqdm

@@ -32,6 +32,7 @@ from vicmae.distributed import (
     together,
     world_size,
 )
+from .figures import one_line
 from .files import ErrorReport, to_json
 from .parallel import parallelize
 from .records import write_rows, write_text
@@ -89,8 +90,7 @@ def open_run(
 
 def _shown(value: Any) -> str:
     "A setting in few words, whatever a damaged file holds."
-    text = str(value)
-    return text if text.isprintable() and len(text) <= 200 else ascii(text[:200])
+    return one_line(str(value)[:200])
 
 
 def same_batches(

@@ -19,6 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from .figures import one_line
 from .pictures import is_still, picture_endings
 
 # %% ../nbs/03a_lists.ipynb #3fa10007
@@ -39,15 +40,12 @@ MEDIA = CLIPS | {f".{name}" for name in f"{_STILLS} {_UNREAD_FILMS}".split()}
 KINDS = ("picture", "clip")  # the numbers 0 and 1 in a batch
 
 
-_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # no text
-
-
 class DataError(ValueError):
     """The data cannot be used as given; the message is one sentence that says how to mend it."""
 
     def __init__(self, message: str):
         message = message.strip().rsplit("DataError: ", 1)[-1]  # from a worker's trace
-        super().__init__(_CONTROLS.sub(lambda sign: ascii(sign[0])[1:-1], message))
+        super().__init__(one_line(message))
 
 
 class DatasetMissing(DataError):

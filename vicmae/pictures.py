@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from functools import lru_cache
 from multiprocessing.connection import Connection
 import numpy as np
+from .figures import one_line
 
 PathLike = str | os.PathLike
 
@@ -21,7 +22,7 @@ class MediaError(OSError):
     def __init__(self, path: PathLike, reason: str = "cannot be read",
                  mend: str = "copy or download it again"):
         self.path, self.reason, self.mend = str(path), reason, mend
-        super().__init__(f"{self.path} {reason}; {mend}.")
+        super().__init__(one_line(f"{self.path} {reason}; {mend}."))
 
     def __reduce__(self): return type(self), (self.path, self.reason, self.mend)
 

@@ -27,9 +27,14 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from .figures import one_line
+
 # %% ../nbs/11a_weights.ipynb #11a00008
 class CheckpointError(ValueError):
     "A checkpoint that cannot be used: which file, what is wrong, how to mend it."
+
+    def __init__(self, message: str):
+        super().__init__(one_line(message))
 
 
 SHIPPED = ("tiny", "tiny64")  # models that come with the package
