@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .autoencoder import PartialBlock, check_sizes, sincos_position
-from .checkpoints import load_strict
 from .model import ViCMAE
 from .schedule import layer_scales
 from .views import normalize
+from .weights import load_strict
 
 # %% ../nbs/19_classifier.ipynb #050943d1
 def tubelets(

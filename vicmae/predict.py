@@ -17,13 +17,14 @@ import numpy as np
 import torch
 
 from .batches import TestViews
-from .checkpoints import parse_object, rebuild
+from .checkpoints import rebuild
 from .classifier import Classifier, classify_views
 from .files import DataError, Sample, as_count, find_samples, to_json, write_atomic
+from .foreign import open_weights
 from .labelled import Labelled
-from .run import run_settings
+from .runfolder import RunFolder
 from .train import autocast_for, pick_device
-from .weights import SHIPPED, CheckpointError, open_weights
+from .weights import SHIPPED, CheckpointError, parse_object
 
 # %% ../nbs/19e_predict.ipynb #065d9c55
 def load_classifier(
@@ -47,7 +48,7 @@ def _file_of(source: str | Path) -> Path:
             f"{path}: no such file; give the folder of a run of vicmae finetune, or the "
             "classifier.safetensors that it left"
         )
-    ended = path / "classifier.safetensors"
+    ended = RunFolder(path).classifier_file
     return ended if ended.exists() else path
 
 # %% ../nbs/19e_predict.ipynb #5c662392
@@ -143,7 +144,7 @@ def settings_of(source: str | Path) -> dict:
     "The configuration of the run that a checkpoint comes from."
     path = _file_of(source)
     if path.is_dir():
-        return run_settings(path)[0]
+        return RunFolder(path).settings()[0]
     found = open_weights(path).metadata.get("config", "{}")
     return parse_object(found, f"{path}: the values of its run")
 

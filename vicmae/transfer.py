@@ -181,21 +181,21 @@ def probe(
     test: Labelled,
 ) -> dict:  # the result, as it is stored
     "Evaluate a frozen backbone on one data set; all ranks call it."
-    from vicmae.distributed import collect, rank, together
+    from vicmae.distributed import collect, everyone, rank
     from vicmae.probes import LADDER
 
     start, errors = time.perf_counter(), []
     sets = [_features(config, model, data, errors) for data in (*parts, test)]
     device = next(model.parameters()).device
 
-    def act() -> tuple | None:
+    answer = None
+    with everyone():
         if rank() == 0:
             read = [data for *_, data in sets]
             check_classes(read[:-1])  # of files that could be read
             said = cautions(read[:-1], read[-1]) + _of_probe(config, read)
-            return _classify(config, sets, test, device), said
-
-    found, said = collect(together(act))[0]
+            answer = _classify(config, sets, test, device), said
+    found, said = collect(answer)[0]
     return {
         "data": test.name,
         "metric": test.metric,
@@ -230,15 +230,16 @@ def _of_probe(config: ProbeConfig, read: Sequence[Labelled]) -> list[str]:
 
 @lru_cache(maxsize=1)
 def _pretrained_on(checkpoint: str) -> Labelled | None:
-    "The files of the run that a checkpoint lies in, where its config.json tells and they are here."
+    "The files of the run that a checkpoint lies in, where the run tells and they are here."
     import numpy as np
     from vicmae.recipes import PretrainConfig
+    from vicmae.runfolder import RunFolder
     from vicmae.task import training_samples
 
     path = Path(checkpoint)
     run = path if path.is_dir() else path.parent.parent
     try:
-        data = read_object(run / "config.json")["data"]
+        data = read_object(RunFolder(run).config_file)["data"]
         samples = training_samples(replace(PretrainConfig(), data=data))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -274,13 +275,15 @@ def describe_result(config: ProbeConfig, result: dict) -> str:
 # %% ../nbs/18a_transfer.ipynb #686fc4b8
 def _on_ranks(config: ProbeConfig, act: Callable[["ViCMAE"], Any]) -> Any:
     "Load the model and do something with it, together with the other processes of torchrun."
-    from vicmae.distributed import StoppedElsewhere, cleanup, setup, together
+    from vicmae.distributed import StoppedElsewhere, cleanup, everyone, setup
     from vicmae.train import pick_device
 
     device = pick_device(config.device)
     setup(device)
     try:
-        return act(together(lambda: load_backbone(config, device)))
+        with everyone():
+            model = load_backbone(config, device)
+        return act(model)
     except StoppedElsewhere:  # another process says why
         sys.exit(1)
     finally:
@@ -289,8 +292,7 @@ def _on_ranks(config: ProbeConfig, act: Callable[["ViCMAE"], Any]) -> Any:
 
 def evaluate(config: EvaluateConfig) -> dict:
     "Evaluate a checkpoint on one labelled data set: prints a table, returns the result."
-    from vicmae.distributed import rank
-    from vicmae.run import say
+    from vicmae.distributed import rank, say
 
     check_probe(config)
     parts, test = open_parts(config)
@@ -432,12 +434,12 @@ def transfer(config: TransferConfig) -> dict:  # name to result, see `probe`
 
 def _transfer(config: TransferConfig, model: "ViCMAE") -> dict:
     "The suite, with the model at hand."
-    from vicmae.distributed import StoppedElsewhere, collect, rank, together
-    from vicmae.run import say
+    from vicmae.distributed import StoppedElsewhere, collect, everyone, rank, say
 
     settings, path, skipped = _settings(config, model), Path(config.out), []
     chosen = _chosen(config.datasets)
-    old = together(lambda: _resume(path, settings, say) if rank() == 0 else {})
+    with everyone():
+        old = _resume(path, settings, say) if rank() == 0 else {}
     results = collect(old)[0]
     for name in chosen:
         if name in results:
@@ -445,7 +447,8 @@ def _transfer(config: TransferConfig, model: "ViCMAE") -> dict:
             continue
         try:
             one = EvaluateConfig(data=f"{name}:{config.data}")
-            parts, test = together(lambda: open_parts(one))
+            with everyone():
+                parts, test = open_parts(one)
             results[name] = probe(config, model, parts, test)
         except (DataError, StoppedElsewhere) as error:
             skipped.append(name)

@@ -27,7 +27,6 @@ from vicmae.follow import (
     Curve,
     RunReader,
     chance_loss,
-    check_run,
     curves_of,
     headline,
     skipped_steps,
@@ -353,7 +352,7 @@ def watch_notebook(
     every: float = 2.0,  # seconds between two looks
 ) -> NotebookWatch:  # has stop() and wait()
     "Watch runs under this cell, while the kernel is free for other cells."
-    paths = tuple(check_run(run).resolve() for run in runs)
+    paths = tuple(RunFolder.find(run).path.resolve() for run in runs)
     if paths in _WATCHES:
         _WATCHES[paths].stop()
     _WATCHES[paths] = NotebookWatch(*runs, every=every)
