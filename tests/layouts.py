@@ -27,7 +27,7 @@ ROW = ("step", "loss", "loss_recon", "loss_contrast", "grad_norm", "skipped", "l
        "val_loss", "acc1", "accuracy", "top1")
 RUNS = {
     "pretrain": ["--recipe", "debug", "--batch-size", 8],
-    "finetune": ["--recipe", "finetune_tiny", "--val-data", SAMPLES, "--batch-size", 8],
+    "finetune": ["--recipe", "finetune_tiny_objects", "--val-data", SAMPLES, "--batch-size", 8],
 }
 COMMON = ["--data", SAMPLES, "--seed", 0, "--steps", 8, "--checkpoint-every", 3, "--precision",
           "fp32", "--no-tensorboard", "--device", "cpu"]
@@ -87,7 +87,7 @@ def main() -> int:
         if given.only not in name:
             continue
         out = folder / name.replace(" ", "_")
-        args = [kind, *RUNS[kind], *COMMON, "--out", out, "--workers", workers]
+        args = [kind, *RUNS[kind], *COMMON, "--out", out, "--num-workers", workers]
         if given.old:
             shutil.copytree(given.old / out.name, out)
         else:

@@ -86,10 +86,11 @@ def finetune(args: list[str]) -> int:
 
 def _finetune_config(args: list[str], command: str):
     "A recipe with options on top."
-    from vicmae.finetune_recipes import FinetuneConfig, get_finetune_recipe
+    from vicmae.finetune_recipes import FINETUNE_RECIPES, FinetuneConfig
+    from vicmae.recipes import get_recipe
 
     name = _recipe_name(args, "finetune_tiny_objects")
-    return _parse(FinetuneConfig, command, args, default=get_finetune_recipe(name))
+    return _parse(FinetuneConfig, command, args, default=get_recipe(name, FINETUNE_RECIPES))
 
 
 def predict(args: list[str]) -> int:
@@ -209,31 +210,9 @@ def watch(args: list[str]) -> int:
 # %% ../nbs/26_cli.ipynb #913faaeb
 def recipe(args: list[str]) -> int:
     "vicmae recipe [NAME]: a recipe with the source of each value, or the list of recipes."
-    from vicmae.finetune_recipes import (
-        FINETUNE_RECIPES,
-        describe_finetune,
-        get_finetune_recipe,
-    )
-    from vicmae.recipes import RECIPES, describe, get_recipe
+    from vicmae.finetune_recipes import show_recipe
 
-    def show(name: str = "", /) -> None:
-        """Print a recipe with the source of each value; without a name, the list of recipes.
-
-        Args:
-            name: which recipe.
-        """
-        if name in FINETUNE_RECIPES:
-            print(describe_finetune(get_finetune_recipe(name)))
-        elif name in RECIPES or not name:
-            every = {**RECIPES, **FINETUNE_RECIPES}
-            known = "\n".join(f"{n:28s} {make.__doc__}" for n, make in every.items())
-            print(describe(get_recipe(name)) if name else known)
-        else:
-            names = ", ".join([*RECIPES, *FINETUNE_RECIPES])
-            raise ValueError(f"unknown recipe {name!r}: choose one of {names}")
-
-    _parse(show, "recipe", args)
-    return 0
+    return _parse(show_recipe, "recipe", args)
 
 # %% ../nbs/26_cli.ipynb #a9e456c0
 def world(args: list[str]) -> int:

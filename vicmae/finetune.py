@@ -27,7 +27,7 @@ from .classifier import Classifier, classify_views, from_pretrained, layer_group
 from .distributed import agree, collect, mean_over_ranks, rank, together, world_size
 from .features import image_size
 from .files import DataError, to_json, write_atomic
-from .finetune_recipes import FIXED, FinetuneConfig, check_finetune, finetune_policy
+from .finetune_recipes import FinetuneConfig, finetune_policy
 from .job import Job, open_run, run_job
 from .labelled import Labelled, of_kind, splits_of
 from .model import MODELS, ViCMAE
@@ -430,8 +430,7 @@ def same_classes(config: FinetuneConfig, classes: tuple[str, ...]) -> None:
 # %% ../nbs/19d_finetune.ipynb #f7f6e062
 def prepare_finetuning(config_: FinetuneConfig, device: torch.device) -> FinetuneJob:
     "Claim the folder, build the parts, and say what will be done."
-    together(lambda: check_finetune(config_))
-    config = together(lambda: open_run(config_, FIXED))
+    config = together(lambda: open_run(config_))
     train_set, test_set = together(lambda: open_sets(config))
     together(lambda: same_classes(config, train_set.classes))
     backbone = together(lambda: build_backbone(config))

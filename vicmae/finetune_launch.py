@@ -16,7 +16,7 @@ from .classifier import Classifier
 from .dataset import BatchPlan
 from .finetune import build_backbone, build_classifier, init_notes, open_choice
 from .finetune import open_sets
-from .finetune_recipes import FinetuneConfig, check_finetune
+from .finetune_recipes import FinetuneConfig
 from .job import total_steps
 from .launch import human_size
 from .memory import block_bytes, planned_device
@@ -51,7 +51,7 @@ def describe_finetuning(
     processes: int = 1,  # W
 ) -> str:
     "What a fine-tuning would do, one line a subject; no media file is opened."
-    check_finetune(config)
+    config.check()
     train, test = open_sets(config)
     choice = open_choice(config, train, test)
     if config.class_weights == "balanced":

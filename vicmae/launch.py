@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from .checkpoints import checkpoints_of
+from .config import RunConfig
 from .dataset import BatchPlan
 from .files import Samples
 from .memory import memory_estimate, outline_model, planned_device
@@ -59,6 +60,7 @@ def layout(
     counts: tuple[int, int] | None = None,  # clips, pictures; None: look for the files
 ) -> Layout:
     "What a run will do, before anything starts: no file is decoded. DataError if it can't run."
+    config.check()
     files = training_samples(config) if counts is None else Samples()
     clips, pictures = counts = counts or count_kinds(files)
     kinds = [1] * clips + [0] * pictures
@@ -305,7 +307,7 @@ exit "$code"
 def slurm_script(
     options: SlurmOptions,
     arguments: Sequence[str],  # of the command, as typed
-    config: Any,  # what they mean
+    config: RunConfig,  # what they mean
     python: str = "python",  # interpreter on the nodes
     folder: str = "",  # where the job starts, for relative paths; empty: where it is submitted
 ) -> str:
@@ -351,7 +353,7 @@ def slurm_script(
     )
 
 
-def script_path(options: SlurmOptions, config: Any) -> Path:
+def script_path(options: SlurmOptions, config: RunConfig) -> Path:
     "Where the script goes."
     return Path(options.script or Path(config.out, "job.sbatch"))
 
@@ -372,7 +374,7 @@ def _by_option(arguments: Sequence[str]) -> list[str]:
 def write_slurm(
     options: SlurmOptions,
     arguments: Sequence[str],  # of the command, as typed
-    config: Any,  # what they mean
+    config: RunConfig,  # what they mean
     describe: Callable[[Any, int], str] | None = None,  # a layout as text; None: of a pretraining
 ) -> int:  # the exit code
     "Write the batch script, print what the job will do and how to submit it."

@@ -21,7 +21,7 @@ from .files import DataError, Sample, class_names, find_samples, split_data
 from .job import Job, open_run, run_job
 from .model import ViCMAE
 from .probes import Probed, doubts, evaluate_knn, evaluate_linear
-from .recipes import METHOD, PretrainConfig
+from .recipes import PretrainConfig
 from .run import newest_checkpoint, say
 from .sampling import hold_out
 from vicmae.task import (
@@ -218,7 +218,7 @@ class PretrainJob(Job):
 # %% ../nbs/17_pretrain.ipynb #487e3509
 def prepare(config_: PretrainConfig, device: torch.device) -> PretrainJob:
     "Claim the folder, build the parts, and say what will be done."
-    config = together(lambda: open_run(config_, METHOD))
+    config = together(lambda: open_run(config_))
     sides = together(lambda: _sides(config, training_samples(config)))
     model = together(lambda: build_model(config).to(device))
     together(lambda: fill_cache(config, training_samples(config)))

@@ -27,10 +27,10 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from .figures import one_line
+from .figures import UserError, one_line
 
 # %% ../nbs/11a_weights.ipynb #11a00008
-class CheckpointError(ValueError):
+class CheckpointError(UserError, ValueError):
     "A checkpoint that cannot be used: which file, what is wrong, how to mend it."
 
     def __init__(self, message: str):
