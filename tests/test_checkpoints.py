@@ -31,7 +31,8 @@ from vicmae.files import ErrorReport, read_object, read_rows
 from vicmae.follow import RunReader, headline
 from vicmae.job import open_run
 from vicmae.model import ViCMAE, vicmae_vit_debug
-from vicmae.recipes import METHOD, get_recipe
+from vicmae.config import method_of
+from vicmae.recipes import PretrainConfig, get_recipe
 from vicmae.records import write_rows
 from vicmae.run import (
     MetricsFile,
@@ -537,15 +538,15 @@ def test_a_runs_files_may_hold_anything(tmp_path, trained, how, capsys):
 
 def test_a_resume_compares_with_the_settings_that_are_left(tmp_path, trained):
     recipe = get_recipe("debug")
-    values = {name: getattr(recipe, name) for name in METHOD} | {"seed": 0, "data": "d", "steps": 9}
+    values = {name: getattr(recipe, name) for name in method_of(PretrainConfig)} | {"seed": 0, "data": "d", "steps": 9}
     run = a_run(tmp_path / "run", trained, **values)
     (run / "config.json").write_text('{"steps": 9, "bl')
     again = replace(recipe, out=str(run), data="d", resume=True, steps=None, seed=0)
-    assert open_run(again, METHOD).steps == 9
-    with pytest.raises(ValueError, match="blr was"):
-        open_run(replace(again, blr=77.0), METHOD)
+    assert open_run(again).steps == 9
+    with pytest.raises(ValueError, match="weight_decay was"):
+        open_run(replace(again, weight_decay=77.0))
     with pytest.raises(ValueError, match="holds a run already"):
-        open_run(replace(again, resume=False), METHOD)
+        open_run(replace(again, resume=False))
 
 
 def test_checkpoints_that_are_no_use_are_named_and_never_trained_over(tmp_path, trained):

@@ -22,7 +22,7 @@ from vicmae.checkpoints import load_model, save_model
 from vicmae.cli import main
 from vicmae.finetune import few as fewest
 from vicmae.finetune import open_sets, test_model
-from vicmae.finetune_recipes import get_finetune_recipe
+from vicmae.finetune_recipes import FINETUNE_RECIPES
 from vicmae.predict import load_classifier, predict
 from vicmae.run import read_metrics, read_status
 from vicmae.weights import read_tensors
@@ -193,7 +193,7 @@ def test_linear_probe_leaves_the_backbone_alone(world, tmp_path, here):
 
 
 def test_few_labels_are_even():
-    config = get_finetune_recipe("finetune_tiny_objects")
+    config = FINETUNE_RECIPES["finetune_tiny_objects"]()
     config.data, config.val_split = str(Path(__file__).parents[1] / "data_samples"), "train"
     data, _ = open_sets(config)
     for limit in (10, 25, 40):
@@ -278,7 +278,7 @@ def test_statistics_of_a_probe_are_one_on_two_ranks(world, tmp_path):
                    "--no-tensorboard", "--precision", "fp32", "--limit", 30, ranks=2)
     assert done.returncode == 0, done.stderr
     result = json.loads((run / "test.json").read_text())
-    _, test = open_sets(replace(get_finetune_recipe("finetune_tiny_objects"), kind="clip",
+    _, test = open_sets(replace(FINETUNE_RECIPES["finetune_tiny_objects"](), kind="clip",
                                 data=str(world / "train"), val_data=str(world / "val")))
     again, _ = test_model(load_classifier(run), TestViews(test, 32))
     assert again.top1 == pytest.approx(result["top1"], abs=1e-6)

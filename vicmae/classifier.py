@@ -239,7 +239,8 @@ def from_pretrained(
     if own["pos_embed"].shape != state["pos_embed"].shape:
         fresh["pos_embed"] = own["pos_embed"]
     load_strict(new, state | fresh, "the pretrained model")
-    return new.to(state["cls_token"].device)
+    device = state["cls_token"].device
+    return new if new.cls_token.device == device else new.to(device)
 
 # %% ../nbs/19_classifier.ipynb #9ddafdad
 _UNDECAYED = ("cls_token", "pos_embed", "time_embed")

@@ -64,8 +64,6 @@ def _recipe_name(args: list[str], name: str = "debug") -> str:
 def pretrain(args: list[str]) -> int:
     "vicmae pretrain: the fields of PretrainConfig as options, the recipe's values as defaults."
     config = _pretrain_config(args, "pretrain")
-    if config.dry_run:
-        return import_module("vicmae.launch").dry_run(config)
     return import_module("vicmae.pretrain").pretrain(config)
 
 
@@ -79,17 +77,16 @@ def _pretrain_config(args: list[str], command: str):
 def finetune(args: list[str]) -> int:
     "vicmae finetune: the fields of FinetuneConfig as options, the recipe's values as defaults."
     config = _finetune_config(args, "finetune")
-    if config.dry_run:
-        return import_module("vicmae.finetune_launch").finetune_dry_run(config)
     return import_module("vicmae.finetune").finetune(config)
 
 
 def _finetune_config(args: list[str], command: str):
     "A recipe with options on top."
-    from vicmae.finetune_recipes import FinetuneConfig, get_finetune_recipe
+    from vicmae.finetune_recipes import FINETUNE_RECIPES, FinetuneConfig
+    from vicmae.recipes import get_recipe
 
     name = _recipe_name(args, "finetune_tiny_objects")
-    return _parse(FinetuneConfig, command, args, default=get_finetune_recipe(name))
+    return _parse(FinetuneConfig, command, args, default=get_recipe(name, FINETUNE_RECIPES))
 
 
 def predict(args: list[str]) -> int:
@@ -175,10 +172,9 @@ def slurm(args: list[str]) -> int:
     from vicmae.launch import SlurmOptions, write_slurm
 
     options, rest = _parse(SlurmOptions, "slurm", args, return_unknown_args=True)
-    if options.command == "pretrain":
-        return write_slurm(options, rest, _pretrain_config(rest, "slurm"))
-    describe = import_module("vicmae.finetune_launch").describe_finetuning
-    return write_slurm(options, rest, _finetune_config(rest, "slurm"), describe)
+    make = {"pretrain": _pretrain_config, "finetune": _finetune_config}[options.command]
+    command = getattr(import_module(f"vicmae.{options.command}"), options.command)
+    return write_slurm(options, rest, make(rest, "slurm"), command)
 
 
 def watch(args: list[str]) -> int:
@@ -209,31 +205,9 @@ def watch(args: list[str]) -> int:
 # %% ../nbs/26_cli.ipynb #913faaeb
 def recipe(args: list[str]) -> int:
     "vicmae recipe [NAME]: a recipe with the source of each value, or the list of recipes."
-    from vicmae.finetune_recipes import (
-        FINETUNE_RECIPES,
-        describe_finetune,
-        get_finetune_recipe,
-    )
-    from vicmae.recipes import RECIPES, describe, get_recipe
+    from vicmae.finetune_recipes import show_recipe
 
-    def show(name: str = "", /) -> None:
-        """Print a recipe with the source of each value; without a name, the list of recipes.
-
-        Args:
-            name: which recipe.
-        """
-        if name in FINETUNE_RECIPES:
-            print(describe_finetune(get_finetune_recipe(name)))
-        elif name in RECIPES or not name:
-            every = {**RECIPES, **FINETUNE_RECIPES}
-            known = "\n".join(f"{n:28s} {make.__doc__}" for n, make in every.items())
-            print(describe(get_recipe(name)) if name else known)
-        else:
-            names = ", ".join([*RECIPES, *FINETUNE_RECIPES])
-            raise ValueError(f"unknown recipe {name!r}: choose one of {names}")
-
-    _parse(show, "recipe", args)
-    return 0
+    return _parse(show_recipe, "recipe", args)
 
 # %% ../nbs/26_cli.ipynb #a9e456c0
 def world(args: list[str]) -> int:

@@ -27,7 +27,7 @@ from .distributed import agree, collect, everyone, mean_over_ranks, rank, say
 from .distributed import world_size
 from .features import image_size
 from .files import DataError, to_json, write_atomic
-from .finetune_recipes import FinetuneConfig, check_finetune, finetune_policy
+from .finetune_recipes import FinetuneConfig, finetune_policy
 from .foreign import open_weights
 from .labelled import Labelled, of_kind, splits_of
 from .memory import outline, tell_plan
@@ -158,8 +158,6 @@ def _cache(config: FinetuneConfig, data: Labelled) -> Any:
 class FinetuneTask(ModelTask):
     "Cross-entropy with mixed and smoothed labels, for the engine."
 
-    entrances = ()
-
     def __init__(
         self,
         model: Classifier,
@@ -168,6 +166,7 @@ class FinetuneTask(ModelTask):
         weight: Tensor | None = None,  # [C] of the classes
     ):
         super().__init__(model)
+        self.least_rows = 2 * config.repeats
         self.config, self.multi_label, self.weight = config, multi_label, weight
 
     def local(self, batch: dict[str, Tensor], step: int) -> tuple[dict[str, Tensor], None]:
@@ -471,7 +470,8 @@ def build_finetuning(
         same_classes(config, train.classes)
     with everyone(), outline(here.dry and not config.init):
         backbone = build_backbone(config)
-        model = build_classifier(config, train.classes, backbone).to(here.device)
+    with everyone(), outline(here.dry):
+        model = build_classifier(config, train.classes, backbone)
     for labelled in (train, test):
         with everyone():
             if labelled.images is None and not here.dry:
@@ -496,8 +496,6 @@ def finetune(
 ) -> int:  # 0: finished; 128 + n: stopped by signal n, to be resumed; 1: another rank says why
     "Fine-tune on labelled pictures or clips, then test. Alone or under torchrun."
     with open_session(config, processes) as here:
-        with everyone():
-            check_finetune(config)
         config = here.open()
         with everyone():
             train, test = open_sets(config)

@@ -12,8 +12,9 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from .config import RunConfig
 from .runfolder import RunFolder
 
 # %% ../nbs/24_launch.ipynb #d8f4ce80
@@ -128,7 +129,7 @@ exit "$code"
 def slurm_script(
     options: SlurmOptions,
     arguments: Sequence[str],  # of the command, as typed
-    config: Any,  # what they mean
+    config: RunConfig,  # what they mean
     python: str = "python",  # interpreter on the nodes
     folder: str = "",  # where the job starts, for relative paths; empty: where it is submitted
 ) -> str:
@@ -174,7 +175,7 @@ def slurm_script(
     )
 
 
-def script_path(options: SlurmOptions, config: Any) -> Path:
+def script_path(options: SlurmOptions, config: RunConfig) -> Path:
     "Where the script goes."
     return Path(options.script or RunFolder(config.out).script_file)
 
@@ -195,8 +196,8 @@ def _by_option(arguments: Sequence[str]) -> list[str]:
 def write_slurm(
     options: SlurmOptions,
     arguments: Sequence[str],  # of the command, as typed
-    config: Any,  # what they mean
-    command: Callable[[Any, int], int],  # pretrain or finetune: says what it would do
+    config: RunConfig,  # what they mean
+    command: Callable[[RunConfig, int], int],  # pretrain or finetune: says what it would do
 ) -> int:  # the exit code
     "Write the batch script, print what the job will do and how to submit it."
     processes = options.nodes * (options.processes_per_node or options.gpus_per_node or 1)

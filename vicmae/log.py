@@ -71,9 +71,9 @@ class MetricsFile:
             self.also(row)
 
 
-NOT_FINITE = (  # what to do; a resumed run keeps the values of its method
-    "go on with --resume --precision fp32, or begin another --out with a lower --blr or with "
-    "--clip-grad; nonfinite.jsonl names the files of the skipped steps"
+NOT_FINITE = (  # what to do; each of these may change when a run goes on
+    "go on with --resume and a lower --blr, with --resume --clip-grad 1, or with --resume "
+    "--precision fp32; nonfinite.jsonl names the files of the skipped steps"
 )
 
 

@@ -64,7 +64,7 @@ def _kept(trainer: Trainer, rows: int, whole: bool = False) -> Kept:
                 task.local(batch, 0)
             return kept
         with torch.no_grad():
-            features = task.local(task.example(1), 0)[1]
+            features = task.local(task.example(task.least_rows), 0)[1]
         features = features.new_empty(rows, *features.shape[1:]).requires_grad_()
         task.gather = lambda x: torch.cat([x] * trainer.here.processes)
         with Kept(weights) as kept:
@@ -73,13 +73,14 @@ def _kept(trainer: Trainer, rows: int, whole: bool = False) -> Kept:
 
 
 def _activations(trainer: Trainer, micro: float) -> dict[str, float]:
-    "Bytes that autograd keeps in a step: measured on one row and on two, and scaled."
+    "Bytes that autograd keeps in a step: measured on a few rows and on twice as many, and scaled."
     task, config = trainer.task, trainer.config
-    one, two = (_kept(trainer, n).total for n in (1, 2))
+    few = task.least_rows
+    one, two = (_kept(trainer, n * few).total for n in (1, 2))
     task.model.activation_checkpointing = False
-    block = _kept(trainer, 1).largest
+    block = _kept(trainer, few).largest / few
     task.model.activation_checkpointing = config.activation_checkpointing
-    local, copies = (two - one) * micro, max(2 * one - two, 0)
+    local, copies = (two - one) / few * micro, max(2 * one - two, 0)
     exact, far = trainer.exact and config.accum_iter > 1, 0
     if task.whole is not None:
         rows = micro * config.accum_iter if exact else micro

@@ -119,6 +119,7 @@ class ModelTask(Task):
     entrance = "__call__"  # the model's method that is the local half
     entrances: tuple[str, ...] = ()  # all methods that are called beside `forward`
     heads: tuple[str, ...] = ()  # parts that see all rows together: the whole half
+    least_rows = 2  # that can be asked about: a BatchNorm refuses one
 
     def __init__(self, model: nn.Module):
         super().__init__()

@@ -214,7 +214,7 @@ def build_trainer(
     with everyone():
         sides = _sides(config, samples)
     with everyone(), outline(here.dry):
-        model = build_model(config).to(here.device)
+        model = build_model(config)
     with everyone():
         if not here.dry:
             fill_cache(config, samples)

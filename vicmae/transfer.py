@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from .files import DataError, DatasetMissing, read_object, to_json, write_atomic
 from .labelled import Labelled, of_kind, splits_of, take
-from .recipes import check_values
+from .config import check_values, setting
 from .report import MEASURES, cautions, check_classes, describe_scores, number
 from .report import open_learn, open_test, percent, score_table, shared_files, text_table
 
@@ -33,31 +33,31 @@ class ProbeConfig:
     "How features are made and read."
 
     checkpoint: str = "tiny"  # run folder, weight file or shipped model
-    num_heads: int | None = None  # of attention, where a weight file does not say it
-    decoder_num_heads: int | None = None  # the same for the decoder
+    num_heads: int | None = setting(None, low=1, high=10**4)  # where a weight file does not say it
+    decoder_num_heads: int | None = setting(None, low=1, high=10**4)  # the same for the decoder
 
     # features:
 
     pool: str = "mean"  # mean, max, gem (of the patch tokens), cls; joined by +, as in mean+cls
-    num_frames: int = 8  # of a clip, evenly spread; their features are averaged
-    crop_pct: float | None = None  # centre square as a share of the short side; None: by size
+    num_frames: int = setting(8, low=1, high=10**6)  # of a clip, evenly spread; their features are averaged
+    crop_pct: float | None = setting(None, above=0, high=1)  # centre square, of the short side
     random: bool = False  # draw the weights anew: the baseline that every result needs
 
     # classifier:
 
     method: Literal["knn", "linear"] = "linear"
-    k: int = 20  # neighbours
-    temperature: float = 0.07  # of their votes
+    k: int = setting(20, low=1, high=10**12)  # neighbours
+    temperature: float = setting(0.07, low=1e-4, high=1e6)  # of their votes
     solver: Literal["exact", "mae", "paper"] = "exact"  # L-BFGS, or trained by that recipe
-    seed: int = 0  # of held-out samples, a trained probe and random weights
+    seed: int = setting(0, low=0)  # of held-out samples, a trained probe and random weights
 
     # machine:
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["fp32", "bf16"] = "fp32"  # of the backbone
-    batch_size: int = 32  # samples at a time
-    workers: int | None = None  # processes that open files; one a core if not given
-    time_limit: float | None = 30.0  # seconds for one file
+    batch_size: int = setting(32, low=1, high=10**12)  # samples at a time
+    workers: int | None = setting(None, low=0, high=1024)  # that open files; None: one a core
+    time_limit: float | None = setting(30.0, above=0, high=1e9)  # seconds for one file
     cache: str = "~/.cache/vicmae/features"  # where features are kept; empty: nowhere
 
 

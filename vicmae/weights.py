@@ -24,10 +24,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .figures import one_line
+from .figures import UserError, one_line
 
 # %% ../nbs/11a_weights.ipynb #11a00008
-class CheckpointError(ValueError):
+class CheckpointError(UserError, ValueError):
     "A checkpoint that cannot be used: which file, what is wrong, how to mend it."
 
     def __init__(self, message: str):
