@@ -11,14 +11,14 @@ import pytest
 from PIL import Image
 
 from vicmae.files import DataError
-from vicmae.finetune import finetune, open_sets
-from vicmae.finetune_launch import describe_finetuning
+from vicmae.finetune import finetune, open_sets, planned
 from vicmae.finetune_recipes import FINETUNE_RECIPES, FinetuneConfig
 from vicmae.predict import load_classifier, predict, print_predictions
 from vicmae.probes import metrics
 from vicmae.recipes import RECIPES, get_recipe
 from vicmae.report import cautions, check_classes, describe_scores, score_table, shared_files
-from vicmae.run import read_metrics
+from vicmae.memory import describe
+from vicmae.runfolder import RunFolder
 from vicmae.transfer import EvaluateConfig, TransferConfig, evaluate, open_parts, transfer
 from vicmae.weights import CheckpointError, read_tensors
 from vicmae.world import OBJECTS, make_picture
@@ -89,7 +89,7 @@ def test_one_class_and_measurements_are_refused(tmp_path):
     one = sets(tmp_path / "one", (6,), (3,))
     tuning = replace(FINETUNE_RECIPES["finetune_tiny_objects"](), data=str(one))
     for ask in (lambda: evaluate(asking(one)), lambda: evaluate(asking(one, method="linear")),
-                lambda: open_sets(tuning), lambda: describe_finetuning(tuning)):
+                lambda: open_sets(tuning), lambda: describe(planned(tuning))):
         with pytest.raises(DataError, match=f"one class only .{OBJECTS[0]}."):
             ask()
     rows = [f"train/{OBJECTS[0]}/{i}.png,{20 + i * 0.7:.1f},{i % 2}.5,{i}" for i in range(6)]
@@ -224,7 +224,7 @@ def test_class_weights_and_what_is_stored(skewed, tmp_path, capsys):
     run = tmp_path / "run"
     config = tuning(skewed, run, class_weights="balanced", model="vicmae_vit_base_patch16",
                     img_size=64)
-    told = describe_finetuning(config)
+    told = describe(planned(config))
     assert finetune(config) == 0
     said = capsys.readouterr().out
     for text in (told, said):
@@ -234,10 +234,10 @@ def test_class_weights_and_what_is_stored(skewed, tmp_path, capsys):
     result = json.loads((run / "test.json").read_text())
     assert result["uneven"] and set(result["confusion"]) == set(OBJECTS[:2])
     assert result["cautions"] and result["top5"] is None and "always" in said
-    assert all("top5" not in row for row in read_metrics(run / "evals.jsonl"))
+    assert all("top5" not in row for row in RunFolder(run).evals())
     plain = tmp_path / "plain"
     assert finetune(replace(config, out=str(plain), class_weights="none")) == 0
-    first = [read_metrics(r / "metrics.jsonl")[0]["grad_norm"] for r in (run, plain)]
+    first = [RunFolder(r).metrics()[0]["grad_norm"] for r in (run, plain)]
     assert first[0] != pytest.approx(first[1], rel=1e-3)
 
 
@@ -247,7 +247,7 @@ def test_the_best_weights_are_kept_and_who_chose_them(skewed, tmp_path, capsys):
     run = tmp_path / "run"
     config = tuning(data, run, keep_best=True, eval_every=2, steps=5, val_split="test", blr=0.5)
     assert finetune(config) == 0
-    scores = {row["step"]: row["score"] for row in read_metrics(run / "evals.jsonl")}
+    scores = {row["step"]: row["score"] for row in RunFolder(run).evals()}
     result = json.loads((run / "test.json").read_text())
     assert result["chosen_by"] == "val" and result["n"] == 10 and result["step"] in (2, 4, 5)
     assert not any("chosen by the test files" in s for s in result["cautions"])

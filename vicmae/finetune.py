@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['open_sets', 'open_choice', 'build_backbone', 'build_classifier', 'init_notes', 'build_batches', 'FinetuneTask',
-           'make_optimizer', 'test_model', 'Average', 'share_statistics', 'Tests', 'same_classes', 'build_finetuning',
-           'finetune']
+           'make_optimizer', 'test_model', 'Average', 'share_statistics', 'Tests', 'same_classes', 'build_trainer',
+           'planned', 'finetune']
 
 # %% ../nbs/19d_finetune.ipynb #b55c5c30
 import contextlib
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -445,13 +446,12 @@ def same_classes(config: FinetuneConfig, classes: tuple[str, ...]) -> None:
         )
 
 # %% ../nbs/19d_finetune.ipynb #f7f6e062
-def _cautions(sets: tuple[Labelled, Labelled, Labelled], keep_best: bool) -> list[str]:
+def _cautions(tests: Tests, keep_best: bool) -> list[str]:
     "What makes the figures of a test worth less than they look; all ranks call it."
-    train, test, choice = sets
     with everyone():
-        said = cautions([train], test) if rank() == 0 else []
+        said = cautions([tests.train_set], tests.test_set) if rank() == 0 else []
     said = collect(said)[0]
-    if keep_best and choice is test:
+    if keep_best and tests.choice is tests.test_set:
         said.append(
             "the best weights are chosen by the test files, so the figure is somewhat too good "
             "(--data has no split besides to choose by)"
@@ -459,15 +459,12 @@ def _cautions(sets: tuple[Labelled, Labelled, Labelled], keep_best: bool) -> lis
     return said
 
 
-def build_finetuning(
-    config: FinetuneConfig,
-    sets: tuple[Labelled, Labelled, Labelled],  # to train on, to test on, to choose by
-    here: Session,
-) -> Trainer:
+def build_trainer(config: FinetuneConfig, here: Session) -> Trainer:
     "The parts of a fine-tuning; in a dry run no media file is opened."
-    train, test, choice = sets
     with everyone():
+        train, test = open_sets(config)
         same_classes(config, train.classes)
+        choice = open_choice(config, train, test)
     with everyone(), outline(here.dry and not config.init):
         backbone = build_backbone(config)
     with everyone(), outline(here.dry):
@@ -483,11 +480,17 @@ def build_finetuning(
     tests = Tests(train, test, choice)
     notes = dict.fromkeys([*train.notes, *test.notes, *init_notes(config, backbone)])  # each once
     task = FinetuneTask(model, config, tests.several, weight)
-    callbacks, said = [Average(config.ema), tests], _cautions(sets, config.keep_best)
+    callbacks, said = [Average(config.ema), tests], _cautions(tests, config.keep_best)
     trainer = Trainer(config, data, task, here, callbacks, notes=notes, cautions=said)
     trainer.settings["multi_label"] = tests.several  # for whoever asks the model later
     trainer.settings["classes"] = list(model.classes)
     return trainer
+
+
+def planned(config: FinetuneConfig, processes: int = 1) -> Trainer:
+    "What a fine-tuning would be: nothing is decoded, written or started."
+    with open_session(replace(config, dry_run=True), processes) as here:
+        return build_trainer(here.open(), here)
 
 
 def finetune(
@@ -497,15 +500,12 @@ def finetune(
     "Fine-tune on labelled pictures or clips, then test. Alone or under torchrun."
     with open_session(config, processes) as here:
         config = here.open()
-        with everyone():
-            train, test = open_sets(config)
-            choice = open_choice(config, train, test)
-        trainer = build_finetuning(config, (train, test, choice), here)
+        trainer = build_trainer(config, here)
         if here.dry:
             return tell_plan(trainer)
+        tests, count = trainer.callbacks[1], len(trainer.model.classes)
         trainer.tell(
-            f"{len(trainer.data.samples)} samples of {len(train.classes)} classes, "
-            f"{len(test)} to test"
+            f"{len(trainer.data.samples)} samples of {count} classes, {len(tests.test_set)} to test"
         )
         here.code = trainer.fit()
     return here.code

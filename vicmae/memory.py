@@ -14,7 +14,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .autoencoder import fused_attention
 from .distributed import say
@@ -52,39 +52,43 @@ def planned_device(
     return kind, config.precision == "bf16" or (config.precision == "auto" and fast)
 
 # %% ../nbs/16c_memory.ipynb #7482c12e
-def _kept(trainer: Trainer, rows: int, whole: bool = False) -> Kept:
-    "What autograd keeps of one half of a forward pass of so many rows of this process."
+def _kept(
+    trainer: Trainer,
+    rows: int,  # of this process
+    like: Tensor | None = None,  # features of the local half: ask the whole half for such
+) -> tuple[Kept, Tensor | None]:  # what is kept; the features of the local half
+    "What autograd keeps of one half of a forward pass."
     task, (kind, bf16) = trainer.task, planned_device(trainer.config)
     weights = [*task.model.parameters(), *task.model.buffers()]
     autocast = torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16)
     with outline(), fused_attention(kind != "cpu"), autocast:
         batch = task.example(rows)
-        if not whole:
+        if like is None:
             with Kept(weights, task.blocks()) as kept:
-                task.local(batch, 0)
-            return kept
-        with torch.no_grad():
-            features = task.local(task.example(task.least_rows), 0)[1]
-        features = features.new_empty(rows, *features.shape[1:]).requires_grad_()
+                features = task.local(batch, 0)[1]
+            return kept, features
+        features = like.new_empty(rows, *like.shape[1:]).requires_grad_()
         task.gather = lambda x: torch.cat([x] * trainer.here.processes)
         with Kept(weights) as kept:
             task.whole(features, batch, 0)
-    return kept
+    return kept, features
 
 
 def _activations(trainer: Trainer, micro: float) -> dict[str, float]:
     "Bytes that autograd keeps in a step: measured on a few rows and on twice as many, and scaled."
     task, config = trainer.task, trainer.config
     few = task.least_rows
-    one, two = (_kept(trainer, n * few).total for n in (1, 2))
-    task.model.activation_checkpointing = False
-    block = _kept(trainer, few).largest / few
-    task.model.activation_checkpointing = config.activation_checkpointing
+    (first, features), (second, _) = (_kept(trainer, n * few) for n in (1, 2))
+    one, two, block = first.total, second.total, first.largest / few
+    if config.activation_checkpointing:  # in the backward pass a block is whole for a moment
+        task.model.activation_checkpointing = False
+        block = _kept(trainer, few)[0].largest / few
+        task.model.activation_checkpointing = True
     local, copies = (two - one) / few * micro, max(2 * one - two, 0)
     exact, far = trainer.exact and config.accum_iter > 1, 0
     if task.whole is not None:
         rows = micro * config.accum_iter if exact else micro
-        far = _kept(trainer, max(round(rows), 1), whole=True).total
+        far = _kept(trainer, max(round(rows), 1), features)[0].total
     return {
         "bf16 weights": copies,
         "activations": max(local, far) if exact else local + far,
