@@ -7,6 +7,7 @@ __all__ = ['NEEDED', 'Weights', 'open_weights']
 
 # %% ../nbs/11b_foreign.ipynb #11b00004
 import argparse
+import os
 import pickletools
 import re
 import sys

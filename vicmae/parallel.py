@@ -6,7 +6,6 @@
 __all__ = ['shard', 'Kept', 'kept_bytes', 'ModelTask']
 
 # %% ../nbs/15b_parallel.ipynb #01b441e0
-import contextlib
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -31,6 +31,7 @@ from vicmae.follow import (
     headline,
     skipped_steps,
 )
+from .runfolder import RunFolder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
