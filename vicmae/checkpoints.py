@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['save_tensors', 'load_strict', 'save_model', 'checkpoints_of', 'sample_files', 'load_model', 'rebuild', 'parse_object',
-           'optimizer_tensors', 'whole_tensors', 'restore_optimizer', 'config_of_weights', 'parity']
+           'optimizer_tensors', 'whole_tensors', 'restore_optimizer', 'config_of_weights', 'parity', 'check_parity']
 
 # %% ../nbs/12_checkpoints.ipynb #29e6ff7f
 import contextlib
@@ -17,7 +17,7 @@ import reprlib
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -424,3 +424,24 @@ def _compare(mine: dict[str, Tensor], reference: dict[str, Tensor], path: Path) 
     errors = relative_errors(mine, {k: reference[k] for k in _FORWARD}, floor=0.0)
     errors |= relative_errors(mine, grads)
     return {name: errors[name] for name in mine}
+
+# %% ../nbs/12_checkpoints.ipynb #4526078b
+def check_parity(
+    file: str,
+    /,
+    tol: float = 1e-6,
+    dtype: Literal["float64", "float32"] = "float64",
+) -> int:
+    """Compare this implementation with reference numbers; 1 if one is not within tolerance.
+
+    Args:
+        file: a reference file (.safetensors).
+        tol: largest relative error that passes.
+        dtype: precision of the computation.
+    """
+    errors = parity(file, getattr(torch, dtype))
+    for name, error in errors.items():
+        print(f"{name:40s} {error:.1e}")
+    failed = sum(not error <= tol for error in errors.values())
+    print(f"{len(errors) - failed} of {len(errors)} quantities within tolerance")
+    return int(failed > 0)

@@ -17,7 +17,7 @@ from .dataset import BatchPlan
 from .finetune import build_backbone, build_classifier, init_notes, open_choice
 from .finetune import open_sets
 from .finetune_recipes import FinetuneConfig
-from .job import total_steps
+from .job import open_run, total_steps
 from .launch import human_size
 from .memory import block_bytes, planned_device
 from .report import balanced_weights, cautions
@@ -126,6 +126,7 @@ def finetune_dry_run(
 ) -> int:  # the exit code
     "Print what a fine-tuning would do; nothing is decoded, written or started."
     processes = processes or int(os.environ.get("WORLD_SIZE", "1"))
+    config = open_run(config) if config.resume else config
     print(describe_finetuning(config, processes))
     if config.resume and (status := read_status(Path(config.out))):
         print(f"so far   step {status['step']:,} of {status['steps']:,}, {status['state']}")

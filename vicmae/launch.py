@@ -22,6 +22,7 @@ from .checkpoints import checkpoints_of
 from .config import RunConfig
 from .dataset import BatchPlan
 from .files import Samples
+from .job import open_run
 from .memory import memory_estimate, outline_model, planned_device
 from .pretrain import probe_notes
 from .recipes import PretrainConfig
@@ -190,6 +191,7 @@ def dry_run(
 ) -> int:  # the exit code
     "Print what a run would do; nothing is decoded, written or started. DataError if it can't."
     processes = processes or int(os.environ.get("WORLD_SIZE", "1"))
+    config = open_run(config) if config.resume else config
     print(_describe(config, processes))
     if config.resume and (status := read_status(Path(config.out))):
         print(f"so far   step {status['step']:,} of {status['steps']:,}, {status['state']}")
