@@ -156,19 +156,36 @@ def _best(names: Sequence[str], scores: torch.Tensor, top: int) -> list[tuple[st
 
 # %% ../nbs/19e_predict.ipynb #60a24692
 def print_predictions(
-    source: str | Path,
-    files: Sequence[str | Path],
-    out: str = "",  # a .csv or .json file for a row of each file; empty: text
-    **options,  # top, clips, crops, device, frames_as: see `predict`
-) -> int:  # 0; 2 if a file could not be read
-    "A few lines for each file, or all of them in a table: as the command does it."
+    checkpoint: str,
+    files: tuple[str, ...],
+    /,
+    out: str = "",
+    top: int = 5,
+    clips: int = 0,
+    crops: int = 0,
+    device: str = "auto",
+    frames_as: str = "auto",
+) -> int:
+    """Print the most likely classes of pictures and clips; 2 if a file could not be read.
+
+    Args:
+        checkpoint: a run of vicmae finetune, or its classifier.safetensors.
+        files: pictures, clips, or folders of them.
+        out: write a table, .csv or .json, with a row for each file, instead of text.
+        top: so many classes of each.
+        clips: views in time of each clip; 0 as the run was tested.
+        crops: squares of each frame, 1 or 3; 0 as the run was tested.
+        device: auto, cpu, cuda or mps.
+        frames_as: take folders of numbered pictures as clips or as pictures; auto: by names.
+    """
+    asked = {"top": top, "clips": clips, "crops": crops, "device": device, "frames_as": frames_as}
     if out and Path(out).suffix not in (".csv", ".json"):
         raise ValueError(f"{out}: give --out a name that ends with .csv or .json")
     if out:
         Path(out).parent.mkdir(parents=True, exist_ok=True)
-        return _write_table(Path(out), source, list(predict(source, files, **options)))
+        return _write_table(Path(out), checkpoint, list(predict(checkpoint, files, **asked)))
     failed = False
-    for path, classes, error in predict(source, files, **options):
+    for path, classes, error in predict(checkpoint, files, **asked):
         print(path)
         for name, probability in classes:
             print(f"  {probability:6.1%}  {name}")
