@@ -13,14 +13,14 @@ from torch import nn
 from waiting import PATIENCE
 
 from vicmae.autoencoder import MaskedAutoencoder
-from vicmae.checkpoints import load_model, load_strict
+from vicmae.checkpoints import load_model
 from vicmae.classifier import (Classifier, average_views, classify_views, from_pretrained, inflate,
                                layer_groups)
 from vicmae.features import extract_features
-from vicmae.memory import kept_bytes
+from vicmae.parallel import kept_bytes
 from vicmae.model import ViCMAE, vicmae_vit_debug
 from vicmae.views import normalize
-from vicmae.weights import CheckpointError
+from vicmae.weights import CheckpointError, load_strict
 
 pytestmark = pytest.mark.floats
 

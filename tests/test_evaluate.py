@@ -15,7 +15,8 @@ from PIL import Image
 from waiting import PATIENCE
 
 import vicmae.features as features
-from vicmae.checkpoints import load_model, save_model
+from vicmae.checkpoints import load_model
+from vicmae.weights import save_model
 from vicmae.evaluate import PROBES, fit_recipe, train_linear
 from vicmae.features import FrameViews, extract_features, features_of, knn_scores
 from vicmae.files import DataError, DatasetMissing

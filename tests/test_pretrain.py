@@ -16,11 +16,12 @@ import torch
 from PIL import Image
 from waiting import PATIENCE
 
-from vicmae.checkpoints import checkpoints_of, load_model
+from vicmae.checkpoints import load_model
 from vicmae.files import DataError
 from vicmae.pretrain import pretrain as train
 from vicmae.pretrain import probe_notes
 from vicmae.recipes import get_recipe
+from vicmae.runfolder import RunFolder
 
 SAMPLES = Path(__file__).parents[1] / "data_samples"
 ENV = dict(os.environ)
@@ -80,7 +81,7 @@ def test_leaves_what_it_promises(whole):
     for name in ("loss.png", "reconstruction.png"):
         assert (whole / name).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert json.loads((whole / "status.json").read_text())["state"] == "finished"
-    assert load_model(whole).config == load_model(checkpoints_of(whole)[0]).config
+    assert load_model(whole).config == load_model(RunFolder(whole).checkpoints()[0]).config
     assert json.loads((whole / "config.json").read_text())["steps"] == 24
 
 
@@ -127,7 +128,7 @@ def test_a_signal_saves_and_stops(few, whole, tmp_path):
     process.send_signal(signal.SIGTERM)
     stdout, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode in (143, 0) and ("--resume" in stdout or process.returncode == 0)
-    assert checkpoints_of(out)
+    assert RunFolder(out).checkpoints()
     done = pretrain(out, "--steps", "24", "--batch-size", "8", "--resume", data=few)
     assert done.returncode == 0 and curve(out) == curve(whole)
 
@@ -137,7 +138,7 @@ def test_a_damaged_checkpoint_is_passed_over(few, whole, tmp_path):
     shutil.copytree(whole, out)
     args = "--batch-size", "8", "--steps", "28", "--resume"
     assert pretrain(out, *args, data=few).returncode == 0  # two checkpoints now: 24, 28
-    newest = checkpoints_of(out)[0]
+    newest = RunFolder(out).checkpoints()[0]
     newest.write_bytes(newest.read_bytes()[:5000])
     done = pretrain(out, *args, data=few)
     assert done.returncode == 0 and "passed over" in done.stdout and newest.name in done.stdout

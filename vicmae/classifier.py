@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .autoencoder import PartialBlock, check_sizes, sincos_position
-from .checkpoints import load_strict
 from .model import ViCMAE
 from .schedule import layer_scales
 from .views import normalize
+from .weights import load_strict
 
 # %% ../nbs/19_classifier.ipynb #050943d1
 def tubelets(
@@ -239,7 +239,8 @@ def from_pretrained(
     if own["pos_embed"].shape != state["pos_embed"].shape:
         fresh["pos_embed"] = own["pos_embed"]
     load_strict(new, state | fresh, "the pretrained model")
-    return new.to(state["cls_token"].device)
+    device = state["cls_token"].device
+    return new if new.cls_token.device == device else new.to(device)
 
 # %% ../nbs/19_classifier.ipynb #9ddafdad
 _UNDECAYED = ("cls_token", "pos_embed", "time_embed")

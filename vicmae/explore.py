@@ -24,7 +24,7 @@ from .controls import Explorer, FileChooser, choice, slider
 from .correspondence import center_features, match_patch
 from .figures import COLOURS, plot_curves, show_timeline
 from .files import kind_of
-from .run import read_metrics
+from .runfolder import RunFolder
 from .sampling import FrameRule, draw, parse_rule, sample_frames, section_edges, shift_of
 from .schedule import LAMBDA_SCHEDULES, scheduled_lambda, warmup_cosine
 from .shipped import record, window_means
@@ -318,7 +318,7 @@ def recorded_losses(
     "Both losses of a training that is over."
     if str(run) in SHIPPED:
         return record(str(run))["curves"]
-    rows = read_metrics(Path(run, "metrics.jsonl"))
+    rows = RunFolder(run).metrics()
     if not rows or "loss_contrast" not in rows[0]:
         raise ValueError(f"{run} holds no metrics of a pretraining: give a run's folder")
     return {k: window_means([r[k] for r in rows]) for k in ("loss_recon", "loss_contrast")}

@@ -22,16 +22,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checkpoints import save_tensors
 from .contrast import POOLS, pool as pool_patches
 from .dataset import FrameCache, make_loader
-from .distributed import collect, gather, rank, together, world_size
+from .distributed import collect, everyone, gather, rank, world_size
 from .files import DataError, Sample, error_entry
 from .model import ViCMAE
 from .sampling import hold_out
 from .video import open_video
 from .views import center_view, normalize
-from .weights import CheckpointError, read_tensors
+from .weights import CheckpointError, read_tensors, save_tensors
 
 # %% ../nbs/13_features.ipynb #37d1c207
 def pool_tokens(
@@ -339,7 +338,8 @@ def features_of(
     items, bad = [rows for _, rows in plan], []
     views = FrameViews(data, items, size, crop_pct, num_frames, **reading)
     computed = _compute(model, views, workers, options, bad, progress) if plan else ()
-    done = together(lambda: _fill(computed, plan, known, lengths, store))
+    with everyone():
+        done = _fill(computed, plan, known, lengths, store)
     chunks = {c: x for c, x in enumerate(known) if x is not None}
     for part in collect(done):
         chunks |= part

@@ -15,12 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checkpoints import checkpoints_of, load_model, save_tensors
+from .checkpoints import load_model
 from .features import features_of, image_size, probe_set
 from .labelled import Labelled, open_labelled
 from .model import ViCMAE
 from .probes import LADDER, evaluate_knn, evaluate_linear
-from .weights import SHIPPED, read_tensors
+from .runfolder import RunFolder
+from .weights import SHIPPED, read_tensors, save_tensors
 
 # %% ../nbs/20_shipped.ipynb #4b523c06
 def record(
@@ -95,13 +96,13 @@ def ship(
     half: bool = True,  # store weights as float16
 ) -> dict:
     "Turn the newest checkpoint of a run into weights to give away, with their record."
-    tensors, metadata = read_tensors(checkpoints_of(run)[0])
+    tensors, metadata = read_tensors(RunFolder(run).checkpoints()[0])
     small = lambda t: t.half() if half and t.is_floating_point() else t
     config = json.loads(metadata["config"])
     config |= {k: Path(config.get(k) or "").name for k in ("data", "out", "val_data")}  # no paths
     metadata["config"] = json.dumps(config)
     save_tensors(target, {k: small(t) for k, t in tensors.items()}, metadata)
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rows = RunFolder(run).metrics()
     losses = ("loss_recon", "loss_contrast")
     page = {"recipe": config["recipe"], "seed": config["seed"], "steps": int(metadata["step"])}
     page |= about | {"torch": torch.__version__, "python": platform.python_version()}
