@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -64,7 +63,7 @@ from .train import train_step
 # %% ../nbs/16b_job.ipynb #ac15796b
 def as_stored(
     config: RunConfig,  # with the run's folder, and the recipe that gives what is not stored
-    recipes: Mapping[str, Callable[[], RunConfig]] = MappingProxyType({}),  # by name
+    recipes: Mapping[str, Callable[[], RunConfig]],  # by name
 ) -> RunConfig:
     "The configuration of the run in `out`, if there is one, to go on with. Raises BadValue."
     stored, _ = run_settings(config.out)
@@ -97,11 +96,10 @@ def open_run(
             f"{config.out} holds a run with other values ({_changes(changed)}): "
             "leave them out, give the old ones or choose another --out"
         )
-    odd = [_shown(key) for key in stored if key not in (*facts_of(type(config)), *BESIDE)]
-    for text in (note, f"{config.out} has values that are unknown here and passed over: "
-                 f"{', '.join(odd[:8])}" if odd else ""):
-        if text:
-            say(f"note: {text}")
+    if note:
+        say(f"note: {note}")
+    if odd := [_shown(key) for key in stored if key not in (*facts_of(type(config)), *BESIDE)]:
+        say(f"note: values of {config.out} that are unknown here are passed over: {odd[:8]}")
     if changed := differences(config, stored, frozen=False):
         say(f"note: the run goes on with other values ({_changes(changed)})")
     return replace(config, steps=stored.get("steps") if config.steps is None else config.steps)
@@ -122,11 +120,10 @@ def noted(
     step: int,  # from which the run goes on
 ) -> dict:  # to be stored beside the values
     "The kind of a run, and all changes of its values so far: step, name, before, after."
-    stored, _ = run_settings(config.out)
-    before = stored.get("changes")
-    now = [dict(zip(("step", "name", "before", "after"), (step, *change)))
-           for change in differences(config, stored, frozen=False)]
-    return {"of": config.of, "changes": [*(before if isinstance(before, list) else []), *now]}
+    stored, keys = run_settings(config.out)[0], ("step", "name", "before", "after")
+    now = [dict(zip(keys, (step, *c))) for c in differences(config, stored, frozen=False)]
+    before = stored["changes"] if isinstance(stored.get("changes"), list) else []
+    return {"of": config.of, "changes": [*before, *now]}
 
 
 def same_batches(

@@ -10,7 +10,6 @@ __all__ = ['SIZES', 'frame_cache', 'fill_cache', 'training_samples', 'build_data
 import contextlib
 import os
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -101,8 +100,8 @@ def build_dataset(
     return data
 
 # %% ../nbs/16a_task.ipynb #e5dd7487
-SIZES = ("patch_size", "embed_dim", "depth", "num_heads")
-SIZES += ("decoder_embed_dim", "decoder_depth", "decoder_num_heads")  # None: as the model's name says
+SIZES = ("patch_size", "embed_dim", "depth", "num_heads")  # None: as the model's name says
+SIZES += ("decoder_embed_dim", "decoder_depth", "decoder_num_heads")
 
 
 def build_model(config: PretrainConfig) -> ViCMAE:
