@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['sincos_position', 'normalize_patches', 'reconstruction_loss', 'attend', 'PartialBlock', 'MAEOutput', 'check_sizes',
-           'MaskedAutoencoder']
+           'check_batch', 'MaskedAutoencoder']
 
 # %% ../nbs/07_autoencoder.ipynb #f51a2e0f
 from functools import partial
@@ -109,6 +109,40 @@ def check_sizes(
         if width % heads:
             raise ValueError(f"a width of {width} cannot be shared by {heads} heads")
 
+# %% ../nbs/07_autoencoder.ipynb #bd03f532
+def check_batch(
+    images: Tensor,  # what a model is given
+    *shape: int | str,  # what it takes: numbers, and letters where any number will do
+) -> None:
+    "ValueError that says what would be right, unless these are floats of this shape."
+    given, wanted = list(images.shape), f"[{', '.join(map(str, shape))}]"
+    fits = [have == want or isinstance(want, str) and have for have, want in zip(given, shape)]
+    if len(given) != len(shape) or not all(fits):
+        raise ValueError(f"this model takes pictures {wanted}, not {given}: {_mend(given, shape)}")
+    if not images.is_floating_point():
+        raise ValueError(
+            f"this model takes normalised floats, not {images.dtype}: vicmae.views.normalize "
+            "makes them of uint8 pixels"
+        )
+
+
+def _mend(given: list[int], shape: tuple[int | str, ...]) -> str:
+    "How a batch of a wrong shape becomes a right one."
+    if 0 in given:
+        return "there is nothing in it"
+    if len(given) == len(shape) - 1:
+        return "add the dimension that is missing, as in images[None] for a batch of one"
+    channels, side = shape[-3:-1]
+    if len(given) != len(shape):
+        return f"give {len(shape)} dimensions, the last of them channels, rows, columns"
+    if given[-1] == channels and given[-3] != channels:
+        return "channels come before rows and columns: images.movedim(-1, -3)"
+    if given[-3] != channels:
+        return f"give {channels} channels: repeat a grey one, leave out an alpha"
+    if given[-2:] != [side, side]:
+        return f"vicmae.views.center_view(pixels, {side}) resizes; vicmae.features does all of it"
+    return f"give {shape[1]} frames of each clip"
+
 # %% ../nbs/07_autoencoder.ipynb #381a4441
 class MaskedAutoencoder(nn.Module):
     "A ViT encoder on visible patches, a light decoder for the masked ones (MAE; section 3)."
@@ -160,6 +194,11 @@ class MaskedAutoencoder(nn.Module):
         "L, the number of patches of a picture."
         return self.grid**2
 
+    def check(self, images: Tensor, *lead: str) -> None:
+        "ValueError unless pictures [B, C, S, S] (with `lead`: [B, V, ...]) are as the model needs."
+        side = self.grid * self.patch_size
+        check_batch(images, *(lead or "B"), self.patch_embed.proj.in_channels, side, side)
+
     def _run(self, block: nn.Module, x: Tensor, start: int = 0) -> Tensor:
         "One block; with activation checkpointing its insides are computed again in backward."
         if self.activation_checkpointing and torch.is_grad_enabled():
@@ -200,6 +239,10 @@ class MaskedAutoencoder(nn.Module):
 
     def reconstruct(self, images: Tensor, noise: Tensor, predict_all: bool = False) -> MAEOutput:
         "One pass: hide patches by noise [B, L], encode the rest, predict, compare."
+        self.check(images)
+        if noise.shape != (len(images), self.num_patches):
+            wanted = [len(images), self.num_patches]
+            raise ValueError(f"noise has a number for each patch, {wanted}, not {list(noise.shape)}")
         patches = patchify(images, self.patch_size)
         ids_shuffle, mask = random_masking(noise, self.mask_ratio)
         keep = num_keep(noise.shape[1], self.mask_ratio)
@@ -216,6 +259,7 @@ class MaskedAutoencoder(nn.Module):
 
     def forward_features(self, images: Tensor) -> Tensor:
         "Tokens [B, 1 + L, D] of whole pictures: nothing masked, reading order, [CLS] first."
+        self.check(images)
         patches = patchify(images, self.patch_size)
         ids = torch.arange(patches.shape[1], device=images.device).expand(len(images), -1)
         return self.encode(patches, ids)
