@@ -116,7 +116,7 @@ def check_batch(
 ) -> None:
     "ValueError that says what would be right, unless these are floats of this shape."
     given, wanted = list(images.shape), f"[{', '.join(map(str, shape))}]"
-    fits = [have == want or isinstance(want, str) and have for have, want in zip(given, shape)]
+    fits = [have == want or isinstance(want, str) for have, want in zip(given, shape)]
     if len(given) != len(shape) or not all(fits):
         raise ValueError(f"this model takes pictures {wanted}, not {given}: {_mend(given, shape)}")
     if not images.is_floating_point():
@@ -128,8 +128,6 @@ def check_batch(
 
 def _mend(given: list[int], shape: tuple[int | str, ...]) -> str:
     "How a batch of a wrong shape becomes a right one."
-    if 0 in given:
-        return "there is nothing in it"
     if len(given) == len(shape) - 1:
         return "add the dimension that is missing, as in images[None] for a batch of one"
     channels, side = shape[-3:-1]
