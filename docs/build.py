@@ -348,6 +348,9 @@ def main() -> None:
     except ValueError as error:
         raise SystemExit(f"docs: {error}") from None
     print(f"{count} pages: open {args.out}/index.html")
+    if what := settings().placeholder:
+        print(f"note: {what!r} in settings.ini is a placeholder, and so is every link to "
+              f"{settings().git_url}: decide it before this is published")
 
 
 if __name__ == "__main__":
