@@ -33,7 +33,7 @@ def test_make_lab_opens_the_first_page_in_this_environment(tmp_path: Path) -> No
     env.pop("JUPYTER_PREFER_ENV_PATH")  # the target's own affair: a user's kernel hides no other
     kernel = tmp_path / "data" / "kernels" / "python3" / "kernel.json"
     kernel.parent.mkdir(parents=True)
-    kernel.write_text('{"argv": ["another"], "display_name": "another Python", "language": "python"}')
+    kernel.write_text('{"argv": ["x"], "display_name": "another Python", "language": "python"}')
 
     def ask(path: str) -> tuple[str, str]:
         request = urllib.request.Request(f"http://127.0.0.1:{port}{path}",

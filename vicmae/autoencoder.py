@@ -239,8 +239,8 @@ class MaskedAutoencoder(nn.Module):
         "One pass: hide patches by noise [B, L], encode the rest, predict, compare."
         self.check(images)
         if noise.shape != (len(images), self.num_patches):
-            wanted = [len(images), self.num_patches]
-            raise ValueError(f"noise has a number for each patch, {wanted}, not {list(noise.shape)}")
+            wanted, given = [len(images), self.num_patches], list(noise.shape)
+            raise ValueError(f"noise has a number for each patch, {wanted}, not {given}")
         patches = patchify(images, self.patch_size)
         ids_shuffle, mask = random_masking(noise, self.mask_ratio)
         keep = num_keep(noise.shape[1], self.mask_ratio)

@@ -162,7 +162,7 @@ def features(
     crop_pct: float | None = None,  # side of the square, 1.0 the short side; None: as evaluated
     workers: int | None = 0,  # processes beside this one that open files; None: one a core
 ) -> Tensor:  # [N, D] float32 on the CPU, a row a file, picture or clip
-    "Features of pictures and clips, those of a clip's frames averaged; ValueError for wrong pixels."
+    "Features of pictures and clips, averaged over a clip's frames; ValueError for wrong pixels."
     if num_frames < 1 or batch_size < 1:
         raise ValueError(f"num_frames={num_frames}, batch_size={batch_size}: both are 1 or more")
     samples, bad = _samples(what), []
