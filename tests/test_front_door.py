@@ -115,7 +115,8 @@ def test_files_folders_and_pixels_agree(tiny, tmp_path: Path) -> None:
     assert torch.allclose(features(tiny, [PHOTO, str(PHOTO)]), one.expand(2, -1), atol=1e-5)
     tensor = torch.from_numpy(photo).permute(2, 0, 1)
     for form in (photo, tensor, photo[None], tensor[None], [photo], photo / 255,
-                 tensor.double() / 255, np.stack([photo] * 5)[None], [np.stack([photo] * 5)], photo[::-1][::-1]):
+                 tensor.double() / 255, np.stack([photo] * 5)[None], [np.stack([photo] * 5)],
+                 photo[::-1][::-1]):
         assert torch.allclose(features(tiny, form), one, atol=1e-3), np.shape(form)
     assert features(tiny, np.stack([photo] * 5), batch_size=2).shape == (5, 96)
     assert features(tiny, photo, pool="mean+cls").shape == (1, 192)
