@@ -17,8 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from project import ROOT, THUMBS, read_notebook, settings  # noqa: E402
 
 THUMB_BYTES = 6_000
-# Which stored picture stands for a notebook (by its name; the picture's number in the file), and which part of it:
-# left, top, right, bottom as shares. Without an entry: the most colourful one, as it is.
+# Which stored picture stands for a notebook (by its name; the picture's number in the file), and
+# which part of it: left, top, right, bottom as shares. Without an entry: the most colourful one.
 CHOSEN: dict[str, tuple[int, tuple[float, float, float, float] | None]] = {
     "figures": (3, None), "world": (1, (0.12, 0.03, 1, 0.42)),
     "video": (2, (0.05, 0, 0.55, 1)), "sampling": (0, (0, 0, 1, 0.62)),

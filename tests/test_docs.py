@@ -124,7 +124,8 @@ def unexplained(site: Path, read: dict[str, Html]) -> list[str]:
             start = re.search(rf"^(?:def|class) {name}\b", code, re.M)
             if not start:
                 continue  # a table or a constant
-            if f"{CFG.name}.{module}.{name}" not in page.ids:
+            home = CFG.name if module == "__init__" else f"{CFG.name}.{module}"
+            if f"{home}.{name}" not in page.ids:
                 problems.append(f"{module}.{name}")
             head = re.match(r"def \w+\(\n(.*?)^\)[^\n]*:", code[start.start():], re.S | re.M)
             comments = re.findall(r"^    \w+.*?  # (.+)$", head[1], re.M) if head else []
