@@ -160,7 +160,7 @@ def test_wrong_views_get_one_sentence() -> None:
     pictures, clips = Classifier(2, **SMALL), Classifier(2, num_frames=4, **SMALL)
     for model, shape in ((pictures, (1, 2, 3, 32, 32)), (clips, (1, 3, 32, 32)),
                          (clips, (1, 8, 3, 32, 32)), (pictures, (1, 3, 40, 40))):
-        with pytest.raises(ValueError, match="this classifier takes"):
+        with pytest.raises(ValueError, match="this model takes"):
             model(torch.zeros(shape))
     assert pictures(torch.zeros(1, 1, 3, 32, 32)).shape == (1, 2)  # a clip of one frame
 
