@@ -1,12 +1,12 @@
 """Rows and weights of small runs in every layout, as short hashes: equal before and after a change.
 
     OMP_NUM_THREADS=1 python tests/layouts.py --out before.json
-    OMP_NUM_THREADS=1 python tests/layouts.py --against before.json        (of the tree on PYTHONPATH)
-    OMP_NUM_THREADS=1 python tests/layouts.py --old FOLDER                 (resume runs kept by --keep)
+    OMP_NUM_THREADS=1 python tests/layouts.py --against before.json    (of the tree on PYTHONPATH)
+    OMP_NUM_THREADS=1 python tests/layouts.py --old FOLDER             (resume what --keep kept)
 
 By hand; not part of `make test`. The debug recipe at seed 0, and a fine-tuning, each with 0 and 2
-workers, on 1 and 2 ranks, whole and resumed from the last checkpoint but one. Hashed are the rows of
-metrics.jsonl without their clocks, the weights, and the optimiser's moments. Exit code 1 if one
+workers, on 1 and 2 ranks, whole and resumed from the last checkpoint but one. Hashed are the rows
+of metrics.jsonl without their clocks, the weights, and the optimiser's moments. Exit code 1 if one
 differs. Equal hashes are expected on one machine, with one set of versions, within each layout.
 """
 import argparse
@@ -22,12 +22,13 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-SAMPLES = Path(__file__).parents[1] / "data_samples"
+ROOT, SAMPLES = Path(__file__).parents[1], "data_samples"
 ROW = ("step", "loss", "loss_recon", "loss_contrast", "grad_norm", "skipped", "lambda", "lr",
        "val_loss", "acc1", "accuracy", "top1")
 RUNS = {
     "pretrain": ["--recipe", "debug", "--batch-size", 8],
-    "finetune": ["--recipe", "finetune_tiny", "--val-data", SAMPLES, "--batch-size", 8],
+    "finetune": ["--recipe", "finetune_tiny_objects", "--batch-size", 8, "--ema", 0.9,
+                 "--erase", 0.5],
 }
 COMMON = ["--data", SAMPLES, "--seed", 0, "--steps", 8, "--checkpoint-every", 3, "--precision",
           "fp32", "--no-tensorboard", "--device", "cpu"]
@@ -39,7 +40,8 @@ def vicmae(*args: object, ranks: int = 1) -> None:
     if ranks > 1:
         start += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
     done = subprocess.run([*start, "-m", "vicmae.cli", *map(str, args)], capture_output=True,
-                          text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
+                          text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, cwd=ROOT,
+                          check=False)
     if done.returncode:
         raise SystemExit(f"vicmae {' '.join(map(str, args))}\n{done.stderr[-3000:]}")
 
@@ -79,7 +81,7 @@ def main() -> int:
     ask.add_argument("--keep", type=Path, help="leave the runs here, and the data they name")
     ask.add_argument("--old", type=Path, help="resume the runs kept there, by another tree perhaps")
     given = ask.parse_args()
-    folder = given.keep or Path(tempfile.mkdtemp(prefix="layouts-"))
+    folder = (given.keep and given.keep.absolute()) or Path(tempfile.mkdtemp(prefix="layouts-"))
     before = json.loads(given.against.read_text()) if given.against else {}
     found, wrong = {}, 0
     for kind, workers, ranks in product(RUNS, (0, 2), (1, 2)):
@@ -87,7 +89,7 @@ def main() -> int:
         if given.only not in name:
             continue
         out = folder / name.replace(" ", "_")
-        args = [kind, *RUNS[kind], *COMMON, "--out", out, "--workers", workers]
+        args = [kind, *RUNS[kind], *COMMON, "--out", out, "--num-workers", workers]
         if given.old:
             shutil.copytree(given.old / out.name, out)
         else:

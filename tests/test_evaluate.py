@@ -17,8 +17,9 @@ from waiting import PATIENCE
 import vicmae.features as features
 from vicmae.checkpoints import load_model, save_model
 from vicmae.evaluate import PROBES, fit_recipe, train_linear
-from vicmae.features import FrameViews, extract_features, features_of, knn_scores
+from vicmae.features import extract_features, features_of, knn_scores
 from vicmae.files import DataError, DatasetMissing
+from vicmae.frames import Frames, first_frame
 from vicmae.labelled import open_labelled
 from vicmae.model import vicmae_vit_tiny_patch8
 from vicmae.probes import (
@@ -68,8 +69,8 @@ def pictures(tmp_path):
 @pytest.fixture
 def counted(monkeypatch):
     "Samples that were opened since, by position."
-    opened, frames = [], FrameViews.frames
-    monkeypatch.setattr(FrameViews, "frames", lambda s, i: opened.append(i) or frames(s, i))
+    opened, read = [], Frames.read
+    monkeypatch.setattr(Frames, "read", lambda s, i, *pick: opened.append(i) or read(s, i, *pick))
     return opened
 
 
@@ -160,7 +161,8 @@ def test_worker_processes_and_arrays_give_the_same(tiny, pictures):
     x = quick(tiny, pictures)
     again = features_of(tiny, pictures, cache=None, workers=2, batch_size=2)  # helpers, time limit
     torch.testing.assert_close(again, x, rtol=1e-4, atol=1e-5)
-    images = np.stack([pictures.picture(i) for i in range(len(pictures))])
+    stills = [pictures.frames().read(i, first_frame)[0] for i in range(len(pictures))]
+    images = torch.stack(stills).permute(0, 2, 3, 1).contiguous().numpy()
     arrays = replace(pictures, images=images)
     torch.testing.assert_close(quick(tiny, arrays), x, rtol=1e-4, atol=1e-5)
     direct = extract_features(tiny, torch.from_numpy(images).permute(0, 3, 1, 2))

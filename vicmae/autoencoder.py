@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['sincos_position', 'normalize_patches', 'reconstruction_loss', 'attend', 'PartialBlock', 'MAEOutput', 'check_sizes',
-           'MaskedAutoencoder']
+           'MaskedAutoencoder', 'patch_statistics', 'paint']
 
 # %% ../nbs/07_autoencoder.ipynb #f51a2e0f
 from functools import partial
@@ -16,7 +16,8 @@ from timm.models.vision_transformer import Block, PatchEmbed
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .masking import gather_tokens, num_keep, patchify, random_masking, unshuffle
+from .masking import gather_tokens, num_keep, patchify, random_masking, unpatchify, unshuffle
+from .views import denormalize
 
 # %% ../nbs/07_autoencoder.ipynb #edcdf92d
 def sincos_position(
@@ -156,6 +157,11 @@ class MaskedAutoencoder(nn.Module):
         nn.init.normal_(self.mask_token, std=0.02)
 
     @property
+    def img_size(self) -> int:
+        "S, pixels a side of the pictures that it takes."
+        return self.grid * self.patch_size
+
+    @property
     def num_patches(self) -> int:
         "L, the number of patches of a picture."
         return self.grid**2
@@ -237,3 +243,40 @@ def _init_linear(module: nn.Module) -> None:
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+# %% ../nbs/07_autoencoder.ipynb #dc954661
+def patch_statistics(
+    patches: Tensor,  # [B, L, P] normalised pixels
+    mask: Tensor,  # [B, L] 0 keep, 1 remove
+    statistics: str = "visible",  # raw: none; visible: of near visible patches; true: their own
+    power: float = 3.0,  # visible patches count by 1 / distance**power
+) -> tuple[Tensor, Tensor]:  # mean, deviation [B, L, 1]
+    "Mean and deviation to undo `normalize_patches` with; only `true` looks at hidden patches."
+    mean, std = patches.mean(-1, keepdim=True), (patches.var(-1, keepdim=True) + 1e-6).sqrt()
+    if statistics == "true":
+        return mean, std
+    grid, nothing = round(mask.shape[1] ** 0.5), mask.bool().all(1)[:, None, None]
+    if statistics == "visible":  # a visible patch is at no distance: it keeps its own
+        at = torch.cartesian_prod(*[torch.arange(grid, device=mask.device)] * 2).to(mean.dtype)
+        far = (at[:, None] - at).norm(dim=-1).clamp(min=1e-3)
+        weight = far**-power * (1 - mask)[:, None]
+        weight = weight / weight.sum(-1, keepdim=True).clamp(min=1e-6)
+        mean, std = weight @ mean, weight @ std
+    nothing = nothing | (statistics == "raw")
+    return mean.masked_fill(nothing, 0.0), std.masked_fill(nothing, 1.0)
+
+# %% ../nbs/07_autoencoder.ipynb #fa18c69e
+def paint(
+    model: MaskedAutoencoder,
+    pred: Tensor,  # [B, L, P] in reading order
+    images: Tensor,  # [B, 3, S, S] normalised
+    mask: Tensor,  # [B, L] 0 keep, 1 remove
+    statistics: str = "visible",  # for patch-normalised predictions: see `patch_statistics`
+) -> Tensor:  # [B, 3, S, S] in [0, 1]
+    "Predictions as pictures."
+    if statistics not in ("raw", "visible", "true"):
+        raise ValueError(f"statistics {statistics!r}: choose raw, visible or true")
+    if model.norm_pix_loss:
+        mean, std = patch_statistics(patchify(images, model.patch_size), mask, statistics)
+        pred = pred * std + mean
+    return denormalize(unpatchify(pred, model.patch_size)).clamp(0, 1)

@@ -105,6 +105,11 @@ class Classifier(nn.Module):
         self.head = nn.Linear(embed_dim, len(names))
         _initialize(self)
 
+    @property
+    def img_size(self) -> int:
+        "S, pixels a side of what it takes."
+        return self.grid * self.patch_size
+
     def embed(self, views: Tensor) -> Tensor:
         "Tokens [B, n + T/t · L, D] with their places; the n copies of [CLS] first."
         weight = self.patch_embed["proj"].weight
@@ -161,7 +166,7 @@ class Classifier(nn.Module):
 
     def _as_clips(self, views: Tensor) -> Tensor:
         "Views as clips [B, T, C, S, S]; those of another shape are refused."
-        side = self.grid * self.patch_size
+        side = self.img_size
         clips = views[:, None] if views.dim() == 4 else views
         if clips.dim() != 5 or clips.shape[1] != self.num_frames or clips.shape[-1] != side:
             wanted = f"[B, {self.num_frames}, C, {side}, {side}]"

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['VERSION', 'CACHE', 'CHUNK', 'pool_tokens', 'extract_features', 'features_on_ranks', 'probe_set', 'MediaSet',
-           'image_size', 'default_crop', 'even_frames', 'weights_checksum', 'fingerprint', 'FeatureStore', 'FrameViews',
+           'default_crop', 'even_frames', 'weights_checksum', 'fingerprint', 'FeatureStore', 'FrameViews',
            'features_of', 'knn_scores', 'knn_predict']
 
 # %% ../nbs/13_features.ipynb #6ac136ee
@@ -14,6 +14,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,12 +25,12 @@ from torch import Tensor
 
 from .checkpoints import save_tensors
 from .contrast import POOLS, pool as pool_patches
-from .dataset import FrameCache, make_loader
+from .dataset import make_loader
 from .distributed import collect, gather, rank, together, world_size
 from .files import DataError, Sample, error_entry
+from .frames import FrameCache, Frames, in_parallel, shrink_frames
 from .model import ViCMAE
 from .sampling import hold_out
-from .video import open_video
 from .views import center_view, normalize
 from .weights import CheckpointError, read_tensors
 
@@ -85,9 +86,9 @@ def features_on_ranks(
 def probe_set(
     samples: Sequence[Sample],
     size: int,  # pixels a side
-    cache: FrameCache | None = None,  # that holds (at least) these samples; None: decode them
+    cache: FrameCache | None = None,  # that was made of (at least) these samples
     limit: int = 10_000,  # at most so many, of each class the same share
-    **reading,  # reader, time_limit: see FrameCache
+    **reading: Any,  # reader, time_limit: see `Frames`
 ) -> tuple[Tensor, Tensor]:  # uint8 [N, 3, S, S], labels [N]
     "One picture a sample, the middle frame of a clip, for samples with a label."
     known = [s for s in samples if s.label_id >= 0]
@@ -96,14 +97,32 @@ def probe_set(
     if len(known) > limit:
         chosen = hold_out(np.array([s.label_id for s in known]), limit / len(known))
         known = [s for s, taken in zip(known, chosen) if taken]
-    cache = FrameCache(known, size, **reading) if cache is None else cache
-    place = {sample.path: i for i, sample in enumerate(cache.samples)}
-    known = [s for s in known if s.path in place]  # the others cannot be read
-    if not known:
-        raise DataError("not one of the labelled samples can be read")
-    frames = (cache[place[s.path]][0] for s in known)
-    images = [center_view(torch.as_tensor(f[len(f) // 2]), size) for f in frames]
-    return torch.stack(images), torch.tensor([s.label_id for s in known])
+    if cache is None:
+        found = list(in_parallel(partial(_middle_of, size=size, reading=reading), known))
+    else:
+        frames = Frames(known, cache)
+        found = [_middle(frames, i, size) for i in range(len(known))]
+    read = [(x, s.label_id) for x, s in zip(found, known) if not isinstance(x, str)]
+    if not read:
+        raise DataError(f"not one of {len(known)} labelled files can be read, the first because: "
+                        f"{found[0]}")
+    images, labels = zip(*read)
+    return torch.from_numpy(np.stack(images)), torch.tensor(labels)
+
+
+def _middle(frames: Frames, i: int, size: int) -> np.ndarray | str:  # uint8 [3, S, S]
+    "The centre of a sample's middle frame, or why there is none."
+    shrink = partial(shrink_frames, size=size)  # as a cache does it
+    try:
+        image = frames.read(i, lambda clip: np.array([clip.num_frames // 2]), shrink)[0]
+    except OSError as error:
+        return str(error)
+    return center_view(image, size).numpy()
+
+
+def _middle_of(sample: Sample, size: int, reading: dict) -> np.ndarray | str:
+    "The same of one file."
+    return _middle(Frames([sample], **reading), 0, size)
 
 # %% ../nbs/13_features.ipynb #9b1a1091
 VERSION = 1  # of the features: a change in what is computed must change it
@@ -116,16 +135,8 @@ class MediaSet(Protocol):
     "What is asked of a data set; `vicmae.labelled.Labelled` has it."
 
     name: str
-    samples: Sequence[Sample]
+    samples: Sequence[Sample]  # anything with len and [i]
     images: np.ndarray | None  # uint8 [N, H, W, 3] where the pictures are no files
-
-    def picture(self, i: int, time_limit: float | None = None) -> np.ndarray: ...
-
-
-def image_size(model: ViCMAE) -> int:
-    "Pixels a side that a backbone takes."
-    side = round((model.pos_embed.shape[1] - 1) ** 0.5)
-    return side * model.patch_embed.proj.weight.shape[-1]
 
 
 def default_crop(size: int) -> float:
@@ -217,29 +228,22 @@ class FrameViews(torch.utils.data.Dataset):
         size: int,  # pixels a side
         crop_pct: float = 1.0,  # side of the square as a share of the short side
         num_frames: int = 8,  # of a clip
-        reader: str = "auto",
-        time_limit: float | None = 30.0,  # seconds for one file
+        **reading: Any,  # reader, time_limit, trusted: see `Frames`
     ):
         self.data, self.items, self.size, self.crop_pct = data, items, size, crop_pct
-        self.num_frames, self.reader, self.time_limit = num_frames, reader, time_limit
+        self.frames = Frames(data.samples, images=data.images, min_frames=1, **reading)
+        self.num_frames = num_frames
 
     def __len__(self) -> int:
         return len(self.items)
 
-    def frames(self, i: int) -> np.ndarray:  # uint8 [T, H, W, 3]
-        "The picture, or evenly spread frames of the clip. Raises OSError."
-        sample = self.data.samples[i]
-        if self.data.images is not None or sample.kind == "picture":
-            return self.data.picture(i, self.time_limit)[None]
-        with open_video(sample.path, self.reader, self.time_limit, min_frames=1) as video:
-            return video.frames(even_frames(video.num_frames, self.num_frames))
-
     def __getitem__(self, item: int) -> dict[str, Any]:
         "views uint8 [sum of counts, 3, S, S], counts int64 [n], errors."
+        pick = lambda clip: even_frames(clip.num_frames, self.num_frames)
         views, counts, errors = [], [], []
         for i in self.items[item]:
             try:
-                frames = torch.from_numpy(np.array(self.frames(i))).permute(0, 3, 1, 2)
+                frames = self.frames.read(i, pick)
                 views.append(center_view(frames, self.size, self.crop_pct))
                 counts.append(len(frames))
             except OSError as error:
@@ -322,12 +326,12 @@ def features_of(
     workers: int | None = None,  # processes that open files; None: one a core, 0: none but this
     errors: list[dict] | None = None,  # takes what cannot be read: path and reason
     progress: bool = False,  # a bar on stderr
-    **reading,  # reader, time_limit: see FrameViews
+    **reading: Any,  # reader, time_limit, trusted: see `Frames`
 ) -> Tensor:  # [N, D] float32 on the CPU; nan in the rows that cannot be read
     "Features of a whole data set, computed once. DataError if no file can be read."
     if not data.samples:
         raise DataError(f"{data.name} holds no sample")
-    size, options = image_size(model), dict(pool=pool, precision=precision)
+    size, options = model.img_size, dict(pool=pool, precision=precision)
     crop_pct = default_crop(size) if crop_pct is None else crop_pct
     key = dict(options, version=VERSION, size=size, crop_pct=crop_pct, num_frames=num_frames)
     key |= dict(weights=weights_checksum(model), data=fingerprint(data))

@@ -25,7 +25,6 @@ from .batches import LabelledBatches, TestViews
 from .checkpoints import load_model, rebuild, save_model, whole_tensors
 from .classifier import Classifier, classify_views, from_pretrained, layer_groups
 from .distributed import agree, collect, mean_over_ranks, rank, together, world_size
-from .features import image_size
 from .files import DataError, to_json, write_atomic
 from .finetune_recipes import FIXED, FinetuneConfig, check_finetune, finetune_policy
 from .job import Job, open_run, run_job
@@ -121,7 +120,7 @@ def init_notes(config: FinetuneConfig, backbone: ViCMAE) -> list[str]:
     with torch.device("meta"):
         asked = shape(MODELS[config.model]()) if config.model in MODELS else None
     depth, width, _, patch = shape(backbone)[:4]
-    notes, size = [], image_size(backbone)
+    notes, size = [], backbone.img_size
     if asked != shape(backbone):
         notes.append(
             f"--model {config.model} is not used: the backbone is that of --init {config.init} "
@@ -137,10 +136,21 @@ def init_notes(config: FinetuneConfig, backbone: ViCMAE) -> list[str]:
 
 def build_batches(config: FinetuneConfig, data: Labelled) -> LabelledBatches:
     "Training batches of this rank."
-    shape = config.batch_size, config.img_size, config.num_frames, config.sampling_rate
-    drawing = finetune_policy(config), config.seed, config.repeats, _cache(config, data)
-    reading = rank(), world_size(), config.reader, config.time_limit
-    return LabelledBatches(data, *shape, *drawing, *reading)
+    return LabelledBatches(
+        data,
+        config.batch_size,
+        config.img_size,
+        num_frames=config.num_frames,
+        sampling_rate=config.sampling_rate,
+        policy=finetune_policy(config),
+        seed=config.seed,
+        repeats=config.repeats,
+        rank=rank(),
+        world=world_size(),
+        cache=_cache(config, data),
+        reader=config.reader,
+        time_limit=config.time_limit,
+    )
 
 
 def _cache(config: FinetuneConfig, data: Labelled) -> Any:
@@ -333,10 +343,20 @@ class FinetuneJob(Job):
         config, world = self.config, world_size()
         if config.cache != "none" and data.split not in self.caches:
             self.caches[data.split] = together(lambda: _cache(config, data))
-        size, cache = max(self.rows // (clips * crops), 1), self.caches.get(data.split)
-        shape = config.img_size, config.num_frames, config.sampling_rate, clips, crops, None, size
-        reading = {"reader": config.reader, "time_limit": config.time_limit}
-        return TestViews(data, *shape, cache, rank(), world, **reading)
+        return TestViews(
+            data,
+            config.img_size,
+            num_frames=config.num_frames,
+            sampling_rate=config.sampling_rate,
+            num_clips=clips,
+            num_crops=crops,
+            batch_size=max(self.rows // (clips * crops), 1),
+            rank=rank(),
+            world=world,
+            cache=self.caches.get(data.split),
+            reader=config.reader,
+            time_limit=config.time_limit,
+        )
 
     @property
     def rows(self) -> int:

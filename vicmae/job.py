@@ -138,7 +138,7 @@ class Job:
         self,
         config: Any,
         model: nn.Module,  # on its device, with `kind` and `config`
-        data: Any,  # data[step] is a batch; plan, samples, errors as in PairDataset
+        data: Any,  # data[step] is a batch; plan, samples, errors as in PairBatches
         device: torch.device,
         saved: Saved | None = None,  # the checkpoint to go on from
     ):

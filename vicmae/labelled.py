@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,9 +21,9 @@ from .files import LISTS, SPLITS, DataError, DatasetMissing, Sample, absent_file
 from .files import class_names, find_samples, kind_of, read_lines, split_folders
 from .files import split_role
 from .formats import DATASETS, Known, Listing, Row
+from .frames import FrameCache, Frames
 from .lists import read_table, read_text, split_data
 from .sampling import hold_out
-from .video import PictureError, read_picture
 
 # %% ../nbs/17a_labelled.ipynb #e320b515
 def _key(name: str) -> str:
@@ -133,17 +134,13 @@ class Labelled:
     def __len__(self) -> int:
         return len(self.samples)
 
-    def picture(
+    def frames(
         self,
-        i: int,  # position in `samples`
-        time_limit: float | None = None,  # seconds for decoding; see `read_picture`
-    ) -> np.ndarray:  # uint8 [H, W, 3]
-        """The pixels of a picture. Clips are opened with `vicmae.video.open_video`."""
-        if self.images is not None:
-            return self.images[i]
-        if self.samples[i].kind == "clip":
-            raise PictureError(self.samples[i].path, "is a clip", "open it with open_video")
-        return read_picture(self.samples[i].path, time_limit)
+        cache: FrameCache | None = None,  # of `samples`; what it could not read is bad
+        **reading: Any,  # reader, time_limit, trusted: see `Frames`
+    ) -> Frames:
+        """The reader of the samples: from the array, a cache, or their files."""
+        return Frames(self.samples, cache, self.images, **reading)
 
 # %% ../nbs/17a_labelled.ipynb #e16198dd
 HELD_OUT = "a fifth of each class, drawn with seed 0"  # how `divide` splits what has no splits

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from .dataset import FrameCache
 from .distributed import together
 from .features import features_on_ranks, probe_set
 from .files import DataError, Sample, class_names, find_samples, split_data
+from .frames import FrameCache
 from .job import Job, open_run, run_job
 from .model import ViCMAE
 from .probes import Probed, doubts, evaluate_knn, evaluate_linear
