@@ -584,6 +584,19 @@ def test_motions_of_a_manifest(put):
     assert "1 of 3 files have no label" in moves.notes[0] and "line 4" in moves.notes[0]
 
 
+def test_a_list_says_which_of_its_columns_are_directions(put):
+    rows = "a.mp4,left,short,{0},train\nb.mp4,right,long,{0},train\n"
+    for name in ("a.mp4", "b.mp4"):
+        put(f"own/{name}")
+    for said, directed in (("turn", ["turn"]), ("turn motion", ["turn", "motion"]), ("", [])):
+        put("own/manifest.csv", "path,turn,motion,directed,split\n" + rows.format(said))
+        found = [n for n in ("turn", "motion") if open_labelled(str(put.root / "own"), label=n).directed]
+        assert found == directed
+    put("own/world.json", "{}")  # what the list says counts
+    put("own/manifest.csv", "path,turn,motion,directed,split\n" + rows.format("turn"))
+    assert not open_labelled(str(put.root / "own"), label="motion").directed
+
+
 def test_numbers_of_a_checkpoint(put):
     """Its class names decide, whatever signs a folder uses, and numbers are positions in them."""
     kinetics400_folders(put, None)

@@ -187,7 +187,8 @@ class TestViews(torch.utils.data.Dataset):
 
         def pick(clip: Any) -> np.ndarray:  # every frame once
             nonlocal where
-            grid = test_views(clip.num_frames, self.num_frames, self.sampling_rate, self.num_clips)[0]
+            shape = self.num_frames, self.sampling_rate, self.num_clips
+            grid = test_views(clip.num_frames, *shape)[0]
             frames, where = np.unique(grid, return_inverse=True)
             where = where.reshape(grid.shape)
             return frames

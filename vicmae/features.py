@@ -30,7 +30,7 @@ from .distributed import collect, gather, rank, together, world_size
 from .files import DataError, Sample, error_entry
 from .frames import FrameCache, Frames, in_parallel, shrink_frames
 from .model import ViCMAE
-from .sampling import hold_out
+from .sampling import hold_out, test_views
 from .views import center_view, normalize
 from .weights import CheckpointError, read_tensors
 
@@ -53,8 +53,8 @@ def pool_tokens(
 # %% ../nbs/13_features.ipynb #f68b0177
 @torch.no_grad()
 def extract_features(
-    model: ViCMAE,
-    images: Tensor,  # [N, 3, S, S] uint8
+    model: ViCMAE,  # or a classifier: then what its head is given, pooled by itself
+    images: Tensor,  # [N, 3, S, S] uint8; for a classifier of clips [N, T, 3, S, S]
     batch_size: int = 256,
     pool: str = "mean",  # see pool_tokens
     precision: str = "fp32",  # fp32 | bf16 (faster on a card that has it)
@@ -63,10 +63,8 @@ def extract_features(
     device, training = next(model.parameters()).device, model.training
     model.eval()
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-        parts = [
-            pool_tokens(model.forward_features(normalize(x.to(device))), pool).float().cpu()
-            for x in images.split(batch_size)
-        ]
+        found = (model.forward_features(normalize(x.to(device))) for x in images.split(batch_size))
+        parts = [(x if x.ndim == 2 else pool_tokens(x, pool)).float().cpu() for x in found]
     model.train(training)
     return torch.cat(parts)
 
@@ -128,7 +126,7 @@ def _middle_of(sample: Sample, size: int, reading: dict) -> np.ndarray | str:
 VERSION = 1  # of the features: a change in what is computed must change it
 CACHE = Path("~/.cache/vicmae/features")  # where features are kept unless told otherwise
 CHUNK = 1024  # samples a file
-_BACKBONE = ("cls_token", "pos_embed", "patch_embed.", "blocks.", "norm.")
+_BACKBONE = ("cls_token", "pos_embed", "time_embed", "patch_embed.", "blocks.", "norm.")
 
 
 class MediaSet(Protocol):
@@ -219,7 +217,7 @@ class FeatureStore:
 
 # %% ../nbs/13_features.ipynb #be12d9db
 class FrameViews(torch.utils.data.Dataset):
-    "Centre views of the frames of a few samples at a time."
+    "Centre views of the frames, or of short clips, of a few samples at a time."
 
     def __init__(
         self,
@@ -227,29 +225,39 @@ class FrameViews(torch.utils.data.Dataset):
         items: Sequence[Sequence[int]],  # samples of each item
         size: int,  # pixels a side
         crop_pct: float = 1.0,  # side of the square as a share of the short side
-        num_frames: int = 8,  # of a clip
+        num_frames: int = 8,  # of a clip, evenly spread
+        clip_len: int = 1,  # T; more than 1: not single frames, but num_frames / T short clips
+        sampling_rate: int = 4,  # source frames from one frame of a short clip to the next
         **reading: Any,  # reader, time_limit, trusted: see `Frames`
     ):
         self.data, self.items, self.size, self.crop_pct = data, items, size, crop_pct
         self.frames = Frames(data.samples, images=data.images, min_frames=1, **reading)
-        self.num_frames = num_frames
+        self.num_frames, self.clip_len, self.sampling_rate = num_frames, clip_len, sampling_rate
 
     def __len__(self) -> int:
         return len(self.items)
 
+    def pick(self, clip: Any) -> np.ndarray:  # int64 [n] or [n, T]
+        "Which frames of a clip are looked at."
+        if self.clip_len == 1:
+            return even_frames(clip.num_frames, self.num_frames)
+        count = max(self.num_frames // self.clip_len, 1)
+        return test_views(clip.num_frames, self.clip_len, self.sampling_rate, count)[0]
+
     def __getitem__(self, item: int) -> dict[str, Any]:
-        "views uint8 [sum of counts, 3, S, S], counts int64 [n], errors."
-        pick = lambda clip: even_frames(clip.num_frames, self.num_frames)
+        "views uint8 [sum of counts, (T,) 3, S, S], counts int64 [n], errors."
         views, counts, errors = [], [], []
         for i in self.items[item]:
             try:
-                frames = self.frames.read(i, pick)
-                views.append(center_view(frames, self.size, self.crop_pct))
+                frames = self.frames.read(i, self.pick)
+                shown = center_view(frames.flatten(0, -4), self.size, self.crop_pct)
+                views.append(shown.unflatten(0, frames.shape[:-3]))
                 counts.append(len(frames))
             except OSError as error:
                 errors.append(error_entry(self.data.samples[i], str(error)))
                 counts.append(0)
-        empty = torch.empty(0, 3, self.size, self.size, dtype=torch.uint8)
+        shape = (self.clip_len,) * (self.clip_len > 1) + (3, self.size, self.size)
+        empty = torch.empty(0, *shape, dtype=torch.uint8)
         return {"views": torch.cat([empty, *views]), "counts": counts, "errors": errors}
 
 # %% ../nbs/13_features.ipynb #b8b0e8af
@@ -315,13 +323,14 @@ def _compute(
 
 # %% ../nbs/13_features.ipynb #c0a0c2b3
 def features_of(
-    model: ViCMAE,
+    model: ViCMAE,  # or a classifier: what its head is given, see `extract_features`
     data: MediaSet,
-    pool: str = "mean",  # see pool_tokens
+    pool: str = "mean",  # see pool_tokens; a classifier has its own
     num_frames: int = 8,  # of a clip, evenly spread; their features are averaged
     cache: str | Path | None = CACHE,  # folder of kept features; None: keep nothing
     crop_pct: float | None = None,  # side of the square; None: default_crop
     precision: str = "fp32",  # fp32 | bf16
+    sampling_rate: int = 4,  # for a classifier of clips: source frames between its frames
     batch_size: int = 32,  # samples at a time
     workers: int | None = None,  # processes that open files; None: one a core, 0: none but this
     errors: list[dict] | None = None,  # takes what cannot be read: path and reason
@@ -335,13 +344,17 @@ def features_of(
     crop_pct = default_crop(size) if crop_pct is None else crop_pct
     key = dict(options, version=VERSION, size=size, crop_pct=crop_pct, num_frames=num_frames)
     key |= dict(weights=weights_checksum(model), data=fingerprint(data))
+    own = {k: v for k, v in model.config.items() if k in ("num_frames", "tubelet", "cls", "pool")}
+    length = own.get("num_frames", 1)
+    if "num_frames" in own:  # a classifier
+        key |= dict(own, sampling_rate=sampling_rate)
     store = FeatureStore(cache, key)
     lengths = [len(rows) for rows in torch.arange(len(data.samples)).split(CHUNK)]
     known = [store.read(chunk, rows) for chunk, rows in enumerate(lengths)]
     gaps = list(_missing(known, len(data.samples)).items())[rank() :: world_size()]
     plan = [(c, gap[i : i + batch_size]) for c, gap in gaps for i in range(0, len(gap), batch_size)]
     items, bad = [rows for _, rows in plan], []
-    views = FrameViews(data, items, size, crop_pct, num_frames, **reading)
+    views = FrameViews(data, items, size, crop_pct, num_frames, length, sampling_rate, **reading)
     computed = _compute(model, views, workers, options, bad, progress) if plan else ()
     done = together(lambda: _fill(computed, plan, known, lengths, store))
     chunks = {c: x for c, x in enumerate(known) if x is not None}

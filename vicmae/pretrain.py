@@ -20,7 +20,7 @@ from .files import DataError, Sample, class_names, find_samples, split_data
 from .frames import FrameCache
 from .job import Job, open_run, run_job
 from .model import ViCMAE
-from .probes import Probed, doubts, evaluate_knn, evaluate_linear
+from .probes import Knn, Linear, Probed, doubts, evaluate_probe
 from .recipes import METHOD, PretrainConfig
 from .run import newest_checkpoint, say
 from .sampling import hold_out
@@ -95,8 +95,8 @@ def probe_sides(
                      "(seed 0) is asked about and the rest is learned from")
         notes += _left_out([s for s in found if s.label is None], where)
         names = labels
-    ids = [np.array([s.label_id for s in side]) for side in (learn, ask)]
-    return Sides(learn, ask, names, notes + doubts(*ids, names))
+    count = lambda side: np.bincount([s.label_id for s in side], minlength=len(names))
+    return Sides(learn, ask, names, notes + doubts(count(learn), count(ask), names))
 
 
 def _split(samples: list[Sample], where: str) -> tuple[list[Sample], list[Sample]]:
@@ -149,9 +149,9 @@ class Probe:
     def __call__(self, model: ViCMAE, linear: bool = False) -> dict[str, Probed]:
         "Answers about the files that are asked about; all ranks call it."
         (x, y), (xt, yt) = ((features_on_ranks(model, im), labels) for im, labels in self.sets)
-        found = {"knn": evaluate_knn(x, y, xt, yt, num_classes=self.classes)}
+        found = {"knn": evaluate_probe(Knn(), x, y, xt, yt, num_classes=self.classes)}
         if linear:
-            found["linear"] = evaluate_linear(x, y, xt, yt, num_classes=self.classes)
+            found["linear"] = evaluate_probe(Linear(), x, y, xt, yt, num_classes=self.classes)
         return found
 
 

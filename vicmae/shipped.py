@@ -19,7 +19,7 @@ from .checkpoints import checkpoints_of, load_model, save_tensors
 from .features import features_of, probe_set
 from .labelled import Labelled, open_labelled
 from .model import ViCMAE
-from .probes import LADDER, evaluate_knn, evaluate_linear
+from .probes import LADDER, Knn, Linear, evaluate_probe
 from .weights import SHIPPED, read_tensors
 
 # %% ../nbs/20_shipped.ipynb #4b523c06
@@ -68,7 +68,7 @@ def _probes(
     x: Tensor, y: Tensor, xt: Tensor, yt: Tensor, what: str, penalties: Sequence[float] = LADDER
 ) -> dict[str, float]:
     "Both probes on one kind of features."
-    knn, linear = evaluate_knn(x, y, xt, yt), evaluate_linear(x, y, xt, yt, penalties=penalties)
+    knn, linear = evaluate_probe(Knn(), x, y, xt, yt), evaluate_probe(Linear(penalties=penalties), x, y, xt, yt)
     return {f"{name}, {what}": round(p.metrics.value, 4)
             for name, p in (("knn", knn), ("linear", linear))}
 
