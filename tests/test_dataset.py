@@ -379,7 +379,7 @@ def test_files_that_are_trusted_are_read_without_a_helper(samples, monkeypatch):
     monkeypatch.setattr(vicmae.pictures, "ask_helper", ask)
     monkeypatch.setattr(vicmae.video, "ask_helper", ask)
     good = [s for s in samples if "bad" not in s.path]
-    some = [next(s for s in good if s.kind == kind) for kind in ("clip", "clip", "picture", "picture")]
+    some = [s for kind in ("clip", "picture") for s in [s for s in good if s.kind == kind][:2]]
     frames = Frames(some, trusted={0, 2})
     read = [frames.read(i, first_frame) for i in range(4)]
     assert set(asked) == {some[1].path, some[3].path}
@@ -405,6 +405,7 @@ def test_samples_may_be_anything_with_a_length_and_numbers(samples):
     good = [s for s in samples if "bad" not in s.path]
     for options in ({}, {"pairs_per_video": 2}):
         assert hashes(Index(), 1, 0, 0, 2, **options) == hashes(good, 1, 0, 0, 2, **options)
+    assert FrameCache(Index(), SIZE).samples == good
 
 
 def test_a_reader_gives_the_same_from_files_and_from_a_cache_of_more_files(samples):

@@ -536,7 +536,8 @@ def test_order_of_the_rows_decides_nothing(several):
     metric, by_class = ("map", y.argmax(1).argsort()) if several else ("top1", y.argsort())
     mixed = torch.randperm(len(y), generator=torch.Generator().manual_seed(1))
     orders = (by_class, mixed, mixed.flip(0))
-    found = [evaluate_probe(Linear(penalties=LADDER[::3]), x[o], y[o], xt, yt, metric) for o in orders]
+    asked = Linear(penalties=LADDER[::3])
+    found = [evaluate_probe(asked, x[o], y[o], xt, yt, metric) for o in orders]
     for other in found[1:]:
         assert other.penalty == found[0].penalty and other.tried == pytest.approx(found[0].tried)
         np.testing.assert_allclose(other.scores, found[0].scores, rtol=1e-6, atol=1e-9)

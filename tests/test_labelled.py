@@ -590,8 +590,8 @@ def test_a_list_says_which_of_its_columns_are_directions(put):
         put(f"own/{name}")
     for said, directed in (("turn", ["turn"]), ("turn motion", ["turn", "motion"]), ("", [])):
         put("own/manifest.csv", "path,turn,motion,directed,split\n" + rows.format(said))
-        found = [n for n in ("turn", "motion") if open_labelled(str(put.root / "own"), label=n).directed]
-        assert found == directed
+        found = {n: open_labelled(str(put.root / "own"), label=n) for n in ("turn", "motion")}
+        assert [name for name, data in found.items() if data.directed] == directed
     put("own/world.json", "{}")  # what the list says counts
     put("own/manifest.csv", "path,turn,motion,directed,split\n" + rows.format("turn"))
     assert not open_labelled(str(put.root / "own"), label="motion").directed

@@ -155,7 +155,7 @@ def build_batches(config: FinetuneConfig, data: Labelled) -> LabelledBatches:
 
 def _cache(config: FinetuneConfig, data: Labelled) -> Any:
     "Decoded frames, if they are asked for and not in an array already."
-    return frame_cache(config, list(data.samples)) if data.images is None else None
+    return frame_cache(config, data.samples) if data.images is None else None
 
 # %% ../nbs/19d_finetune.ipynb #624e9bbf
 def finetune_task(

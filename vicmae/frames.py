@@ -234,7 +234,7 @@ class FrameCache:
 
     def __init__(
         self,
-        samples: Sequence[Sample],
+        samples: Sequence[Sample],  # anything with len and [i]
         size: int,  # of the short side, pixels
         mode: str = "memory",  # memory | disk
         folder: str | Path | None = None,  # of a disk cache; None: ~/.cache/vicmae
@@ -246,6 +246,7 @@ class FrameCache:
         self.folder = Path(folder or Path.home() / ".cache" / "vicmae") if mode == "disk" else None
         if self.folder:
             self.folder.mkdir(parents=True, exist_ok=True)
+        samples = [samples[i] for i in range(len(samples))]
         load = partial(_load_entry, folder=self.folder, settings=(size, reader, time_limit))
         loaded = list(in_parallel(load, samples, workers, progress))
         bad = [isinstance(entry, str) for entry in loaded]

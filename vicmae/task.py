@@ -9,6 +9,7 @@ __all__ = ['frame_cache', 'fill_cache', 'training_samples', 'build_dataset', 'bu
 # %% ../nbs/16a_task.ipynb #f69f4ee3
 import contextlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from .views import denormalize, normalize, view_policy
 # %% ../nbs/16a_task.ipynb #4c5f15be
 def frame_cache(
     config: Any,  # of a run: img_size, cache, reader, time_limit
-    samples: list[Sample],
+    samples: Sequence[Sample],
 ) -> FrameCache | None:  # None: cache is "none"
     "Decode files at the training size; the processes of this machine do so at once."
     if config.cache == "none":
@@ -58,12 +59,12 @@ def _local() -> tuple[int, int]:
     return int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
-def fill_cache(config: Any, samples: list[Sample]) -> None:
+def fill_cache(config: Any, samples: Sequence[Sample]) -> None:
     "Fill this process's share of a disk cache; to be waited for before `frame_cache`."
     local, count = _local()
     if config.cache == "disk" and count > 1:
         with contextlib.suppress(DataError):  # a share may hold bad files only
-            frame_cache(config, samples[local::count])
+            frame_cache(config, [samples[i] for i in range(local, len(samples), count)])
 
 
 def training_samples(config: PretrainConfig) -> Samples:
