@@ -103,7 +103,7 @@ def hit(faults: list[dict]) -> None:
 
 def decode(fault: dict) -> None:
     "A signal, sent once, while the cache is being filled: to the run, its group, or a decoder."
-    import vicmae.dataset as module
+    import vicmae.frames as module
 
     real, seen, main = module.decode_small, [], os.getpid()
 

@@ -58,7 +58,7 @@ def skewed(tmp_path_factory) -> Path:
     ("temperature", float("nan")), ("temperature", float("inf")), ("crop_pct", 2.0),
     ("crop_pct", 0.0), ("num_frames", 0), ("batch_size", 0), ("workers", -1), ("workers", 10**6),
     ("time_limit", 0.0), ("time_limit", float("nan")), ("seed", -1), ("num_heads", 0),
-    ("pool", "median"), ("pool", "mean+"), ("solver", "sgd"), ("device", "tpu"), ("kind", "film")])
+    ("pool", "median"), ("pool", "mean+"), ("method", "sgd"), ("device", "tpu"), ("kind", "film")])
 def test_senseless_values_are_refused_before_a_file_is_opened(name, value):
     with pytest.raises(ValueError, match=f"{name} =|{value!r}|unknown pooling"):
         evaluate(asking("/no/such/folder", **{name: value}))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['sincos_position', 'normalize_patches', 'reconstruction_loss', 'attend', 'fused_attention', 'PartialBlock',
-           'MAEOutput', 'check_sizes', 'MaskedAutoencoder']
+           'MAEOutput', 'check_sizes', 'check_batch', 'MaskedAutoencoder', 'patch_statistics', 'paint']
 
 # %% ../nbs/07_autoencoder.ipynb #f51a2e0f
 import contextlib
@@ -18,7 +18,8 @@ from timm.models.vision_transformer import Block, PatchEmbed
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .masking import gather_tokens, num_keep, patchify, random_masking, unshuffle
+from .masking import gather_tokens, num_keep, patchify, random_masking, unpatchify, unshuffle
+from .views import denormalize
 
 # %% ../nbs/07_autoencoder.ipynb #edcdf92d
 def sincos_position(
@@ -125,6 +126,38 @@ def check_sizes(
         if width % heads:
             raise ValueError(f"a width of {width} cannot be shared by {heads} heads")
 
+# %% ../nbs/07_autoencoder.ipynb #bd03f532
+def check_batch(
+    images: Tensor,  # what a model is given
+    *shape: int | str,  # what it takes: numbers, and letters where any number will do
+) -> None:
+    "ValueError that says what would be right, unless these are floats of this shape."
+    given, wanted = list(images.shape), f"[{', '.join(map(str, shape))}]"
+    fits = [have == want or isinstance(want, str) for have, want in zip(given, shape)]
+    if len(given) != len(shape) or not all(fits):
+        raise ValueError(f"this model takes pictures {wanted}, not {given}: {_mend(given, shape)}")
+    if not images.is_floating_point():
+        raise ValueError(
+            f"this model takes normalised floats, not {images.dtype}: vicmae.views.normalize "
+            "makes them of uint8 pixels"
+        )
+
+
+def _mend(given: list[int], shape: tuple[int | str, ...]) -> str:
+    "How a batch of a wrong shape becomes a right one."
+    if len(given) == len(shape) - 1:
+        return "add the dimension that is missing, as in images[None] for a batch of one"
+    channels, side = shape[-3:-1]
+    if len(given) != len(shape):
+        return f"give {len(shape)} dimensions, the last of them channels, rows, columns"
+    if given[-1] == channels and given[-3] != channels:
+        return "channels come before rows and columns: images.movedim(-1, -3)"
+    if given[-3] != channels:
+        return f"give {channels} channels: repeat a grey one, leave out an alpha"
+    if given[-2:] != [side, side]:
+        return f"vicmae.views.center_view(pixels, {side}) resizes; vicmae.features does all of it"
+    return f"give {shape[1]} frames of each clip"
+
 # %% ../nbs/07_autoencoder.ipynb #381a4441
 class MaskedAutoencoder(nn.Module):
     "A ViT encoder on visible patches, a light decoder for the masked ones (MAE; section 3)."
@@ -172,9 +205,19 @@ class MaskedAutoencoder(nn.Module):
         nn.init.normal_(self.mask_token, std=0.02)
 
     @property
+    def img_size(self) -> int:
+        "S, pixels a side of the pictures that it takes."
+        return self.grid * self.patch_size
+
+    @property
     def num_patches(self) -> int:
         "L, the number of patches of a picture."
         return self.grid**2
+
+    def check(self, images: Tensor, *lead: str) -> None:
+        "ValueError unless pictures [B, C, S, S] (with `lead`: [B, V, ...]) are as the model needs."
+        side = self.grid * self.patch_size
+        check_batch(images, *(lead or "B"), self.patch_embed.proj.in_channels, side, side)
 
     def _run(self, block: nn.Module, x: Tensor, start: int = 0) -> Tensor:
         "One block; with activation checkpointing its insides are computed again in backward."
@@ -216,6 +259,10 @@ class MaskedAutoencoder(nn.Module):
 
     def reconstruct(self, images: Tensor, noise: Tensor, predict_all: bool = False) -> MAEOutput:
         "One pass: hide patches by noise [B, L], encode the rest, predict, compare."
+        self.check(images)
+        if noise.shape != (len(images), self.num_patches):
+            wanted, given = [len(images), self.num_patches], list(noise.shape)
+            raise ValueError(f"noise has a number for each patch, {wanted}, not {given}")
         patches = patchify(images, self.patch_size)
         ids_shuffle, mask = random_masking(noise, self.mask_ratio)
         keep = num_keep(noise.shape[1], self.mask_ratio)
@@ -232,6 +279,7 @@ class MaskedAutoencoder(nn.Module):
 
     def forward_features(self, images: Tensor) -> Tensor:
         "Tokens [B, 1 + L, D] of whole pictures: nothing masked, reading order, [CLS] first."
+        self.check(images)
         patches = patchify(images, self.patch_size)
         ids = torch.arange(patches.shape[1], device=images.device).expand(len(images), -1)
         return self.encode(patches, ids)
@@ -253,3 +301,40 @@ def _init_linear(module: nn.Module) -> None:
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+# %% ../nbs/07_autoencoder.ipynb #dc954661
+def patch_statistics(
+    patches: Tensor,  # [B, L, P] normalised pixels
+    mask: Tensor,  # [B, L] 0 keep, 1 remove
+    statistics: str = "visible",  # raw: none; visible: of near visible patches; true: their own
+    power: float = 3.0,  # visible patches count by 1 / distance**power
+) -> tuple[Tensor, Tensor]:  # mean, deviation [B, L, 1]
+    "Mean and deviation to undo `normalize_patches` with; only `true` looks at hidden patches."
+    mean, std = patches.mean(-1, keepdim=True), (patches.var(-1, keepdim=True) + 1e-6).sqrt()
+    if statistics == "true":
+        return mean, std
+    grid, nothing = round(mask.shape[1] ** 0.5), mask.bool().all(1)[:, None, None]
+    if statistics == "visible":  # a visible patch is at no distance: it keeps its own
+        at = torch.cartesian_prod(*[torch.arange(grid, device=mask.device)] * 2).to(mean.dtype)
+        far = (at[:, None] - at).norm(dim=-1).clamp(min=1e-3)
+        weight = far**-power * (1 - mask)[:, None]
+        weight = weight / weight.sum(-1, keepdim=True).clamp(min=1e-6)
+        mean, std = weight @ mean, weight @ std
+    nothing = nothing | (statistics == "raw")
+    return mean.masked_fill(nothing, 0.0), std.masked_fill(nothing, 1.0)
+
+# %% ../nbs/07_autoencoder.ipynb #fa18c69e
+def paint(
+    model: MaskedAutoencoder,
+    pred: Tensor,  # [B, L, P] in reading order
+    images: Tensor,  # [B, 3, S, S] normalised
+    mask: Tensor,  # [B, L] 0 keep, 1 remove
+    statistics: str = "visible",  # for patch-normalised predictions: see `patch_statistics`
+) -> Tensor:  # [B, 3, S, S] in [0, 1]
+    "Predictions as pictures."
+    if statistics not in ("raw", "visible", "true"):
+        raise ValueError(f"statistics {statistics!r}: choose raw, visible or true")
+    if model.norm_pix_loss:
+        mean, std = patch_statistics(patchify(images, model.patch_size), mask, statistics)
+        pred = pred * std + mean
+    return denormalize(unpatchify(pred, model.patch_size)).clamp(0, 1)

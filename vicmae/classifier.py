@@ -16,7 +16,7 @@ from timm.layers import trunc_normal_
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .autoencoder import PartialBlock, check_sizes, sincos_position
+from .autoencoder import PartialBlock, check_batch, check_sizes, sincos_position
 from .model import ViCMAE
 from .schedule import layer_scales
 from .views import normalize
@@ -105,6 +105,11 @@ class Classifier(nn.Module):
         self.head = nn.Linear(embed_dim, len(names))
         _initialize(self)
 
+    @property
+    def img_size(self) -> int:
+        "S, pixels a side of what it takes."
+        return self.grid * self.patch_size
+
     def embed(self, views: Tensor) -> Tensor:
         "Tokens [B, n + T/t · L, D] with their places; the n copies of [CLS] first."
         weight = self.patch_embed["proj"].weight
@@ -161,13 +166,13 @@ class Classifier(nn.Module):
 
     def _as_clips(self, views: Tensor) -> Tensor:
         "Views as clips [B, T, C, S, S]; those of another shape are refused."
-        side = self.grid * self.patch_size
-        clips = views[:, None] if views.dim() == 4 else views
-        if clips.dim() != 5 or clips.shape[1] != self.num_frames or clips.shape[-1] != side:
-            wanted = f"[B, {self.num_frames}, C, {side}, {side}]"
-            wanted += f" or [B, C, {side}, {side}]" * (self.num_frames == 1)
-            raise ValueError(f"views are {list(views.shape)}, this classifier takes {wanted}")
-        return clips
+        side, channels = self.grid * self.patch_size, self.patch_embed["proj"].in_channels
+        if self.num_frames == 1 and views.dim() != 5:
+            check_batch(views, "B", channels, side, side)
+            return views[:, None]
+        check_batch(views, "B", self.num_frames, channels, side, side)
+        return views
+
 
 # %% ../nbs/19_classifier.ipynb #47353de7
 _CHOICES = {

@@ -26,7 +26,6 @@ from .checkpoints import load_model, rebuild
 from .classifier import Classifier, classify_views, from_pretrained, layer_groups
 from .distributed import agree, collect, everyone, mean_over_ranks, rank, say
 from .distributed import world_size
-from .features import image_size
 from .files import DataError, to_json, write_atomic
 from .finetune_recipes import FinetuneConfig, finetune_policy
 from .foreign import open_weights
@@ -124,7 +123,7 @@ def init_notes(config: FinetuneConfig, backbone: ViCMAE) -> list[str]:
     with torch.device("meta"):
         asked = shape(MODELS[config.model]()) if config.model in MODELS else None
     depth, width, _, patch = shape(backbone)[:4]
-    notes, size = [], image_size(backbone)
+    notes, size = [], backbone.img_size
     if asked != shape(backbone):
         notes.append(
             f"--model {config.model} is not used: the backbone is that of --init {config.init} "
@@ -144,16 +143,26 @@ def build_batches(
     processes: int = 0,  # plan for so many, and decode nothing; 0: for those that are here
 ) -> LabelledBatches:
     "Training batches of this rank."
-    shape = config.batch_size, config.img_size, config.num_frames, config.sampling_rate
-    cache = None if processes else _cache(config, data)
-    drawing = finetune_policy(config), config.seed, config.repeats, cache
-    reading = rank(), processes or world_size(), config.reader, config.time_limit
-    return LabelledBatches(data, *shape, *drawing, *reading)
+    return LabelledBatches(
+        data,
+        config.batch_size,
+        config.img_size,
+        num_frames=config.num_frames,
+        sampling_rate=config.sampling_rate,
+        policy=finetune_policy(config),
+        seed=config.seed,
+        repeats=config.repeats,
+        rank=rank(),
+        world=processes or world_size(),
+        cache=None if processes else _cache(config, data),
+        reader=config.reader,
+        time_limit=config.time_limit,
+    )
 
 
 def _cache(config: FinetuneConfig, data: Labelled) -> Any:
     "Decoded frames, if they are asked for and not in an array already."
-    return frame_cache(config, list(data.samples)) if data.images is None else None
+    return frame_cache(config, data.samples) if data.images is None else None
 
 # %% ../nbs/19d_finetune.ipynb #624e9bbf
 class FinetuneTask(ModelTask):
@@ -363,10 +372,20 @@ class Tests(Callback):
         if config.cache != "none" and data.split not in self.caches:
             with everyone():
                 self.caches[data.split] = _cache(config, data)
-        size, cache = max(_rows(trainer) // (clips * crops), 1), self.caches.get(data.split)
-        shape = config.img_size, config.num_frames, config.sampling_rate, clips, crops, None, size
-        reading = {"reader": config.reader, "time_limit": config.time_limit}
-        return TestViews(data, *shape, cache, rank(), world, **reading)
+        return TestViews(
+            data,
+            config.img_size,
+            num_frames=config.num_frames,
+            sampling_rate=config.sampling_rate,
+            num_clips=clips,
+            num_crops=crops,
+            batch_size=max(_rows(trainer) // (clips * crops), 1),
+            rank=rank(),
+            world=world,
+            cache=self.caches.get(data.split),
+            reader=config.reader,
+            time_limit=config.time_limit,
+        )
 
     def evaluate(
         self,

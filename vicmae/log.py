@@ -106,8 +106,8 @@ def cut_back(
                 f"note: {path}: {damaged} of its lines cannot be read, and the curves lack them; "
                 f"the file as it was is kept as {set_aside(path).name}"
             )
-        elif gapless and (last := rows[-1]["step"] if rows else 0) < step:
-            say(f"note: {path} holds no whole line of steps {last + 1} to {step}: the curves lack them")
+        elif gapless and (at := rows[-1]["step"] if rows else 0) < step:
+            say(f"note: {path} has no whole line of steps {at + 1} to {step}: the curves lack them")
         write_rows(path, rows)
     return rows
 

@@ -83,11 +83,11 @@ def predict(
     data = Labelled("files", "given", samples, tuple(model.classes), np.full(len(samples), -1))
     views = TestViews(
         data,
-        model.config["img_size"],
-        model.num_frames,
-        tested("sampling_rate", 4),
-        clips or (tested("test_clips", 1) if model.num_frames > 1 else _frames(data)),
-        crops or tested("test_crops", 1),
+        model.img_size,
+        num_frames=model.num_frames,
+        sampling_rate=tested("sampling_rate", 4),
+        num_clips=clips or (tested("test_clips", 1) if model.num_frames > 1 else _frames(data)),
+        num_crops=crops or tested("test_crops", 1),
         batch_size=batch_size,
     )
     autocast = autocast_for(where, settings.get("precision", "auto"))

@@ -14,13 +14,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .dataset import FrameCache
 from .distributed import everyone, say
 from .features import features_on_ranks, probe_set
 from .files import DataError, Sample, class_names, find_samples, split_data
+from .frames import FrameCache
 from .memory import outline, tell_plan
 from .model import ViCMAE
-from .probes import Probed, doubts, evaluate_knn, evaluate_linear
+from .probes import Knn, Linear, Probed, doubts, evaluate_probe
 from .recipes import PretrainConfig
 from .sampling import hold_out
 from .task import PretrainTask, build_dataset, build_model, draw_reconstruction
@@ -87,8 +87,8 @@ def probe_sides(
                      "(seed 0) is asked about and the rest is learned from")
         notes += _left_out([s for s in found if s.label is None], where)
         names = labels
-    ids = [np.array([s.label_id for s in side]) for side in (learn, ask)]
-    return Sides(learn, ask, names, notes + doubts(*ids, names))
+    count = lambda side: np.bincount([s.label_id for s in side], minlength=len(names))
+    return Sides(learn, ask, names, notes + doubts(count(learn), count(ask), names))
 
 
 def _split(samples: list[Sample], where: str) -> tuple[list[Sample], list[Sample]]:
@@ -141,9 +141,9 @@ class Probe:
     def __call__(self, model: ViCMAE, linear: bool = False) -> dict[str, Probed]:
         "Answers about the files that are asked about; all ranks call it."
         (x, y), (xt, yt) = ((features_on_ranks(model, im), labels) for im, labels in self.sets)
-        found = {"knn": evaluate_knn(x, y, xt, yt, num_classes=self.classes)}
+        found = {"knn": evaluate_probe(Knn(), x, y, xt, yt, num_classes=self.classes)}
         if linear:
-            found["linear"] = evaluate_linear(x, y, xt, yt, num_classes=self.classes)
+            found["linear"] = evaluate_probe(Linear(), x, y, xt, yt, num_classes=self.classes)
         return found
 
 

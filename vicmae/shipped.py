@@ -16,12 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .checkpoints import load_model
-from .features import features_of, image_size, probe_set
+from .features import features_of, probe_set
 from .labelled import Labelled, open_labelled
 from .model import ViCMAE
-from .probes import LADDER, evaluate_knn, evaluate_linear
+from .probes import LADDER, Knn, Linear, evaluate_probe
 from .runfolder import RunFolder
 from .weights import SHIPPED, read_tensors, save_tensors
+
 
 # %% ../nbs/20_shipped.ipynb #4b523c06
 def record(
@@ -58,8 +59,8 @@ def accuracies(
         for frames in (1, 8):
             x, xt = (features_of(net, d, num_frames=frames, cache=None) for d in (train, val))
             table[name] |= _probes(x, y, xt, yt, f"{frames} frame" + "s" * (frames > 1))
-    (x, y), (xt, yt) = (probe_set(list(d.samples), image_size(model)) for d in (train, val))
-    fold = max(image_size(model) // 32, 1)  # pixels of at most 32 x 32 pictures
+    (x, y), (xt, yt) = (probe_set(list(d.samples), model.img_size) for d in (train, val))
+    fold = max(model.img_size // 32, 1)  # pixels of at most 32 x 32 pictures
     flat = lambda images: F.avg_pool2d(images.float() / 255, fold).flatten(1)
     table["raw pixels"] = _probes(flat(x), y, flat(xt), yt, "1 frame", (10.0, 1.0))
     return table
@@ -69,7 +70,7 @@ def _probes(
     x: Tensor, y: Tensor, xt: Tensor, yt: Tensor, what: str, penalties: Sequence[float] = LADDER
 ) -> dict[str, float]:
     "Both probes on one kind of features."
-    knn, linear = evaluate_knn(x, y, xt, yt), evaluate_linear(x, y, xt, yt, penalties=penalties)
+    knn, linear = evaluate_probe(Knn(), x, y, xt, yt), evaluate_probe(Linear(penalties=penalties), x, y, xt, yt)
     return {f"{name}, {what}": round(p.metrics.value, 4)
             for name, p in (("knn", knn), ("linear", linear))}
 

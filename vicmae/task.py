@@ -4,26 +4,29 @@
 
 # %% auto #0
 __all__ = ['SIZES', 'frame_cache', 'fill_cache', 'training_samples', 'build_dataset', 'build_model', 'lambda_at', 'PretrainTask',
-           'patch_statistics', 'paint', 'draw_reconstruction']
+           'draw_reconstruction']
 
 # %% ../nbs/16a_task.ipynb #f69f4ee3
 import contextlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .autoencoder import paint
 from .collapse import collapse_measures
 from .config import RunConfig
 from .contrast import Ids
-from .dataset import FrameCache, PairDataset
+from .dataset import PairBatches
 from .distributed import rank, world_size
 from .figures import draw_mask, save_figure, show_panels
 from .files import DataError, Sample, Samples, find_samples
+from .frames import FrameCache
 from .lists import split_data
-from .masking import patchify, unpatchify
+from .masking import unpatchify
 from .model import MODELS, ViCMAE
 from .parallel import ModelTask
 from .recipes import PretrainConfig
@@ -34,7 +37,7 @@ from .views import denormalize, normalize, view_policy
 # %% ../nbs/16a_task.ipynb #4c5f15be
 def frame_cache(
     config: RunConfig,
-    samples: list[Sample],
+    samples: Sequence[Sample],
 ) -> FrameCache | None:  # None: cache is "none"
     "Decode files at the training size; the processes of this machine do so at once."
     if config.cache == "none":
@@ -56,12 +59,12 @@ def _local() -> tuple[int, int]:
     return int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
-def fill_cache(config: RunConfig, samples: list[Sample]) -> None:
+def fill_cache(config: RunConfig, samples: Sequence[Sample]) -> None:
     "Fill this process's share of a disk cache; to be waited for before `frame_cache`."
     local, count = _local()
     if config.cache == "disk" and count > 1:
         with contextlib.suppress(DataError):  # a share may hold bad files only
-            frame_cache(config, samples[local::count])
+            frame_cache(config, [samples[i] for i in range(local, len(samples), count)])
 
 
 def training_samples(config: PretrainConfig) -> Samples:
@@ -74,35 +77,35 @@ def build_dataset(
     samples: Samples,
     patch_size: int,
     processes: int = 0,  # plan for so many, and decode nothing; 0: for those that are here
-) -> PairDataset:
+) -> PairBatches:
     "Fill the cache if there is one, and plan the batches of this rank."
     views = {
         kind: view_policy(config.views, kind, config.colour, config.spatial)
         for kind in ("clip", "picture")
     }
     rule = parse_rule(config.frames, config.num_views)
-    data = PairDataset(
+    data = PairBatches(
         samples,
         config.batch_size,
         config.img_size,
-        patch_size,
-        rule,
-        views,
-        config.seed,
-        config.video_ratio,
-        config.pairs_per_video,
-        None if processes else frame_cache(config, samples),
-        rank(),
-        processes or world_size(),
-        config.reader,
-        config.time_limit,
+        patch_size=patch_size,
+        rule=rule,
+        views=views,
+        seed=config.seed,
+        video_ratio=config.video_ratio,
+        pairs_per_video=config.pairs_per_video,
+        rank=rank(),
+        world=processes or world_size(),
+        cache=None if processes else frame_cache(config, samples),
+        reader=config.reader,
+        time_limit=config.time_limit,
     )
     data.plan.notes[:0] = getattr(samples, "notes", [])
     return data
 
 # %% ../nbs/16a_task.ipynb #e5dd7487
-SIZES = ("patch_size", "embed_dim", "depth", "num_heads")
-SIZES += ("decoder_embed_dim", "decoder_depth", "decoder_num_heads")  # None: as the model's name says
+SIZES = ("patch_size", "embed_dim", "depth", "num_heads")  # None: as the model's name says
+SIZES += ("decoder_embed_dim", "decoder_depth", "decoder_num_heads")
 
 
 def build_model(config: PretrainConfig) -> ViCMAE:
@@ -222,43 +225,6 @@ class PretrainTask(ModelTask):
         return [sentence for sentence, wrong in faults.items() if wrong]
 
 # %% ../nbs/16a_task.ipynb #43144f4b
-def patch_statistics(
-    patches: Tensor,  # [B, L, P] normalised pixels
-    mask: Tensor,  # [B, L] 0 keep, 1 remove
-    statistics: str = "visible",  # raw: none; visible: of near visible patches; true: their own
-    power: float = 3.0,  # visible patches count by 1 / distance**power
-) -> tuple[Tensor, Tensor]:  # mean, deviation [B, L, 1]
-    "Mean and deviation to undo `normalize_patches` with; only `true` looks at hidden patches."
-    mean, std = patches.mean(-1, keepdim=True), (patches.var(-1, keepdim=True) + 1e-6).sqrt()
-    if statistics == "true":
-        return mean, std
-    grid, nothing = round(mask.shape[1] ** 0.5), mask.bool().all(1)[:, None, None]
-    if statistics == "visible":  # a visible patch is at no distance: it keeps its own
-        at = torch.cartesian_prod(*[torch.arange(grid, device=mask.device)] * 2).to(mean.dtype)
-        far = (at[:, None] - at).norm(dim=-1).clamp(min=1e-3)
-        weight = far**-power * (1 - mask)[:, None]
-        weight = weight / weight.sum(-1, keepdim=True).clamp(min=1e-6)
-        mean, std = weight @ mean, weight @ std
-    nothing = nothing | (statistics == "raw")
-    return mean.masked_fill(nothing, 0.0), std.masked_fill(nothing, 1.0)
-
-
-def paint(
-    model: ViCMAE,
-    pred: Tensor,  # [B, L, P] in reading order
-    images: Tensor,  # [B, 3, S, S] normalised
-    mask: Tensor,  # [B, L] 0 keep, 1 remove
-    statistics: str = "visible",  # for patch-normalised predictions: see `patch_statistics`
-) -> Tensor:  # [B, 3, S, S] in [0, 1]
-    "Predictions as pictures."
-    if statistics not in ("raw", "visible", "true"):
-        raise ValueError(f"statistics {statistics!r}: choose raw, visible or true")
-    if model.norm_pix_loss:
-        mean, std = patch_statistics(patchify(images, model.patch_size), mask, statistics)
-        pred = pred * std + mean
-    return denormalize(unpatchify(pred, model.patch_size)).clamp(0, 1)
-
-
 @torch.no_grad()
 def draw_reconstruction(model: ViCMAE, batch: dict[str, Tensor], path: Path, rows: int = 4) -> None:
     "Four panels for a few samples: original, visible, prediction, prediction with visible patches."

@@ -14,13 +14,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
 
 from .config import BESIDE, RunConfig, check_values, differences, facts_of, with_stored
-from .dataset import make_loader
+from .dataset import Batches, make_loader
 from .distributed import LostRank, StoppedElsewhere, cleanup, collect, everyone
 from .distributed import lost_rank, rank, restart_note, say, setup, world_size
 from .figures import BadValue, one_line
@@ -70,11 +69,10 @@ def open_run(
             f"{config.out} holds a run with other values ({_changes(changed)}): "
             "leave them out, give the old ones or choose another --out"
         )
-    odd = [_shown(key) for key in stored if key not in (*facts_of(type(config)), *BESIDE)]
-    for text in (note, f"{config.out} has values that are unknown here and passed over: "
-                 f"{', '.join(odd[:8])}" if odd else ""):
-        if text:
-            say(f"note: {text}")
+    if note:
+        say(f"note: {note}")
+    if odd := [_shown(key) for key in stored if key not in (*facts_of(type(config)), *BESIDE)]:
+        say(f"note: values of {config.out} that are unknown here are passed over: {odd[:8]}")
     if changed := differences(config, stored, frozen=False):
         say(f"note: the run goes on with other values ({_changes(changed)})")
     return replace(config, steps=stored.get("steps") if config.steps is None else config.steps)
@@ -242,7 +240,7 @@ class Trainer:
     def __init__(
         self,
         config: RunConfig,
-        data: Any,  # data[step] is a batch; plan, samples, errors as in PairDataset
+        data: Batches,  # data[step] is a batch
         task: ModelTask,  # its model has `kind` and `config`
         here: Session,
         callbacks: Sequence[Callback] = (),

@@ -11,8 +11,10 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -32,14 +34,15 @@ if TYPE_CHECKING:
 class ProbeConfig:
     "How features are made and read."
 
-    checkpoint: str = "tiny"  # run folder, weight file or shipped model
+    checkpoint: str = "tiny"  # run folder (pretrained or fine-tuned), weight file, shipped model
     num_heads: int | None = setting(None, low=1, high=10**4)  # where a weight file does not say it
     decoder_num_heads: int | None = setting(None, low=1, high=10**4)  # the same for the decoder
 
     # features:
 
     pool: str = "mean"  # mean, max, gem (of the patch tokens), cls; joined by +, as in mean+cls
-    num_frames: int = setting(8, low=1, high=10**6)  # of a clip, evenly spread; their features are averaged
+    num_frames: int = setting(8, low=1, high=10**6)  # of a clip, spread; averaged
+    sampling_rate: int = setting(4, low=1, high=10**6)  # of a classifier of clips: its stride
     crop_pct: float | None = setting(None, above=0, high=1)  # centre square, of the short side
     random: bool = False  # draw the weights anew: the baseline that every result needs
 
@@ -48,8 +51,7 @@ class ProbeConfig:
     method: Literal["knn", "linear"] = "linear"  # knn: the neighbours vote; linear: a classifier
     k: int = setting(20, low=1, high=10**12)  # neighbours
     temperature: float = setting(0.07, low=1e-4, high=1e6)  # of their votes
-    solver: Literal["exact", "mae", "paper"] = "exact"  # L-BFGS, or trained by that recipe
-    seed: int = setting(0, low=0)  # of held-out samples, a trained probe and random weights
+    seed: int = setting(0, low=0)  # of held-out samples and random weights
 
     # machine:
 
@@ -132,15 +134,34 @@ def load_backbone(
 ) -> "ViCMAE":
     "The model of a checkpoint, or its likeness with weights drawn anew."
     import torch
-    from vicmae.checkpoints import load_model
+    from vicmae.checkpoints import load_model, rebuild
 
-    heads = config.num_heads, config.decoder_num_heads
-    model = load_model(config.checkpoint, device, *heads)
+    file = _classifier_file(config.checkpoint)
+    if file:  # the class stands in a later notebook, 19_classifier
+        model = rebuild(file, import_module("vicmae.classifier").Classifier, device)
+    else:
+        heads = config.num_heads, config.decoder_num_heads
+        model = load_model(config.checkpoint, device, *heads)
     if config.random:
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
             model = type(model)(**model.config).to(device).eval()
     return model
+
+
+def _classifier_file(checkpoint: str) -> Path | None:
+    "The file of a fine-tuned checkpoint; None if it is none, or cannot be read."
+    from vicmae.checkpoints import checkpoints_of
+    from vicmae.weights import CheckpointError, open_weights
+
+    path = Path(checkpoint)
+    ended = path / "classifier.safetensors"
+    files = [ended] if ended.exists() else checkpoints_of(path) if path.is_dir() else [path]
+    for file in files if path.exists() else ():
+        with suppress(CheckpointError):  # a damaged one: the one before says the kind
+            fine_tuned = open_weights(file).metadata.get("kind") == "classifier"
+            return (ended if ended.exists() else path) if fine_tuned else None
+    return None
 
 
 def _features(
@@ -153,7 +174,8 @@ def _features(
     import torch
     from vicmae.features import features_of
 
-    names = ("pool", "num_frames", "crop_pct", "precision", "batch_size", "workers", "time_limit")
+    names = ("pool", "num_frames", "sampling_rate", "crop_pct", "precision", "batch_size")
+    names += ("workers", "time_limit")
     options = {name: getattr(config, name) for name in names}
     cache = config.cache or None
     x = features_of(model, data, cache=cache, errors=errors, progress=True, **options)
@@ -161,24 +183,17 @@ def _features(
     return x[known], torch.from_numpy(data.targets)[known], take(data, known.nonzero().flatten())
 
 
-def _classify(config: ProbeConfig, sets: list, test: Labelled, device: "torch.device") -> Any:
+def _classify(config: ProbeConfig, sets: list, test: Labelled) -> Any:
     "A `Probed` from features of the parts to learn from and, last, of the test part."
     import torch
-    from vicmae.evaluate import train_linear
-    from vicmae.probes import Probed, evaluate_knn, evaluate_linear, metrics
+    from vicmae.probes import Knn, Linear, evaluate_probe
 
     x, y = (torch.cat([part[i] for part in sets[:-1]]) for i in (0, 1))
     (xt, yt, _), classes = sets[-1], len(test.classes)
-    if config.method == "knn":
-        options = (config.k, config.temperature)
-        return evaluate_knn(x, y, xt, yt, test.metric, classes, *options)
-    if config.solver == "exact":
-        held = torch.arange(len(x)) >= len(sets[0][0]) if len(sets) > 2 else None
-        return evaluate_linear(x, y, xt, yt, test.metric, classes, held, seed=config.seed)
-    head = train_linear(x, y, classes, config.solver, config.seed, device)
-    with torch.no_grad():
-        scores = head(xt).numpy()
-    return Probed(metrics(scores, yt, test.metric), scores)
+    held = torch.arange(len(x)) >= len(sets[0][0]) if len(sets) > 2 else None
+    knn, linear = Knn(config.k, config.temperature), Linear(held=held, seed=config.seed)
+    asked = knn if config.method == "knn" else linear
+    return evaluate_probe(asked, x, y, xt, yt, test.metric, classes)
 
 # %% ../nbs/18a_transfer.ipynb #89f23915
 def probe(
@@ -193,15 +208,14 @@ def probe(
 
     start, errors = time.perf_counter(), []
     sets = [_features(config, model, data, errors) for data in (*parts, test)]
-    device = next(model.parameters()).device
 
     answer = None
     with everyone():
         if rank() == 0:
             read = [data for *_, data in sets]
             check_classes(read[:-1])  # of files that could be read
-            said = cautions(read[:-1], read[-1]) + _of_probe(config, read)
-            answer = _classify(config, sets, test, device), said
+            said = cautions(read[:-1], read[-1]) + _of_probe(config, read, model.kind)
+            answer = _classify(config, sets, test), said
     found, said = collect(answer)[0]
     return {
         "data": test.name,
@@ -219,12 +233,17 @@ def probe(
     }
 
 
-def _of_probe(config: ProbeConfig, read: Sequence[Labelled]) -> list[str]:
+def _of_probe(config: ProbeConfig, read: Sequence[Labelled], kind: str) -> list[str]:
     "Cautions that depend on the classifier, and on what the backbone was pretrained on."
     said, learned = [], sum(map(len, read[:-1]))
     if config.method == "knn" and config.k > learned:
         said.append(f"k is {config.k}, and only {learned} samples were there to vote: all did")
-    known = _pretrained_on(config.checkpoint)
+    if kind == "classifier":
+        said.append(
+            f"{config.checkpoint} was fine-tuned with labels: if it learned from these test files, "
+            "the figure says what was remembered"
+        )
+    known = _pretrained_on(config.checkpoint) if kind != "classifier" else None
     test = read[-1]
     shared = shared_files([known], test) if known else []
     if shared:
@@ -255,8 +274,8 @@ def _pretrained_on(checkpoint: str) -> Labelled | None:
 # %% ../nbs/18a_transfer.ipynb #7b598334
 def _how(config: ProbeConfig, penalty: float | None = None) -> str:
     "The classifier and the features, in words."
-    linear = "exact linear probe" if config.solver == "exact" else f"{config.solver} linear probe"
-    kind = f"kNN (k {config.k}, T {config.temperature:g})" if config.method == "knn" else linear
+    knn = f"kNN (k {config.k}, T {config.temperature:g})"
+    kind = knn if config.method == "knn" else "exact linear probe"
     weights = "random weights like those of " if config.random else ""
     chosen = f" (L2 {penalty:.1e})" if penalty is not None else ""
     return f"{kind}{chosen} on {config.pool} features of {weights}{config.checkpoint}"
@@ -391,6 +410,7 @@ def _resume(path: Path, settings: dict, say: Callable[[str], None]) -> dict:  # 
             "or choose another --out"
         ) from None
     changed = [k for k in settings if then.get(k, default.get(k)) != settings[k]]
+    changed += ["solver"] * (then.get("solver", "exact") != "exact")  # of earlier versions
     if not changed:
         return results
     count = 1 + len(list(path.parent.glob(f"{path.stem}.before*{path.suffix}")))

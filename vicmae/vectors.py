@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .checkpoints import load_model
-from .features import default_crop, extract_features, features_of, image_size
+from .features import default_crop, extract_features, features_of
 from .figures import one_line
 from .files import Sample, find_samples
 from .model import ViCMAE
@@ -182,7 +182,7 @@ def _of_pixels(
     model: ViCMAE, clips: Sequence[Tensor], pool: str, batch_size: int, crop_pct: float | None
 ) -> Tensor:
     "Features [N, D] of clips [T, 3, H, W], a few at a time."
-    size, rows = image_size(model), []
+    size, rows = model.img_size, []
     crop_pct = default_crop(size) if crop_pct is None else crop_pct
     for first in range(0, len(clips), batch_size):
         views = [center_view(c, size, crop_pct) for c in clips[first : first + batch_size]]
