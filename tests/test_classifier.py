@@ -8,7 +8,6 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from timm.optim import param_groups_layer_decay
 from torch import nn
 from waiting import PATIENCE
 
@@ -21,6 +20,11 @@ from vicmae.parallel import kept_bytes
 from vicmae.model import ViCMAE, vicmae_vit_debug
 from vicmae.views import normalize
 from vicmae.weights import CheckpointError, load_strict
+
+try:
+    from timm.optim import param_groups_layer_decay
+except ImportError:  # timm before 1.0.13
+    from timm.optim.optim_factory import param_groups_layer_decay
 
 pytestmark = pytest.mark.floats
 

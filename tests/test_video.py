@@ -30,9 +30,9 @@ from vicmae.video import MediaError, PictureError, VideoError, open_video, read_
 @pytest.fixture(autouse=True)
 def alarm():
     """No test may hang."""
-    def ring(*_): raise TimeoutError("the test took more than 60 s")
+    def ring(*_): raise TimeoutError(f"the test took more than {PATIENCE:.0f} s")
     signal.signal(signal.SIGALRM, ring)
-    signal.alarm(60)
+    signal.alarm(int(PATIENCE))
     yield
     signal.alarm(0)
 
