@@ -531,7 +531,8 @@ def test_a_runs_files_may_hold_anything(tmp_path, trained, how, capsys):
 
 def test_a_resume_compares_with_the_settings_that_are_left(tmp_path, trained):
     recipe = get_recipe("debug")
-    values = {name: getattr(recipe, name) for name in method_of(PretrainConfig)} | {"seed": 0, "data": "d", "steps": 9}
+    values = {name: getattr(recipe, name) for name in method_of(PretrainConfig)}
+    values |= {"seed": 0, "data": "d", "steps": 9}
     run = a_run(tmp_path / "run", trained, **values)
     (run / "config.json").write_text('{"steps": 9, "bl')
     again = replace(recipe, out=str(run), data="d", resume=True, steps=None, seed=0)

@@ -338,7 +338,7 @@ SMALL = dict(patch_size=16, embed_dim=8, depth=1, num_heads=2, decoder_embed_dim
 
 @pytest.mark.floats
 def test_a_run_that_was_written_before_goes_on(tmp_path):
-    "Its folder, checkpoint and moments are read, and the rest of its curve is what it would have been."
+    "Folder, checkpoint and moments are read; the rest of the curve is what it would have been."
     run = RunFolder(tmp_path / "run")
     shutil.copytree(OLD, run.path)
     config = replace(get_recipe("debug"), data=str(SAMPLES / "pictures/ring"), out=str(run),
