@@ -294,7 +294,8 @@ class Tests(Callback):
         "A test during training; a signal ends it, and then the training."
         with contextlib.suppress(Stopped):
             found = self.evaluate(trainer, step, self.choice)
-            mark = _mark(trainer.config, found)
+            balanced = trainer.config.class_weights == "balanced"
+            mark = found.balanced if balanced else found.value
             if trainer.config.keep_best and mark > self.best[0]:
                 self.best = mark, step
                 self.write_model(trainer, trainer.run.best_file, step, mark=mark)
@@ -379,11 +380,6 @@ class Tests(Callback):
             say(f"these are the weights of step {result['step']}, by tests on {self.choice.split}")
         for sentence in result["cautions"]:
             say(f"caution: {sentence}")
-
-
-def _mark(config: FinetuneConfig, found: Metrics) -> float:
-    "What the best weights are best at."
-    return found.balanced if config.class_weights == "balanced" else found.value
 
 
 def _rows(trainer: Trainer) -> int:

@@ -137,8 +137,7 @@ class Session:
         processes: int | None = None,  # that a dry run is about; None: WORLD_SIZE, or 1
     ):
         self.config, self.run, self.dry = config, RunFolder(config.out), config.dry_run
-        planned = processes or int(os.environ.get("WORLD_SIZE", "1"))
-        self.processes = planned if self.dry else 1
+        self.processes = processes or int(os.environ.get("WORLD_SIZE", "1"))
         self.device = torch.device("cpu")
 
     def open(self) -> RunConfig:  # the configuration, with what an earlier start has settled
