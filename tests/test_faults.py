@@ -130,7 +130,8 @@ def same(out: Path, good: Path) -> None:
     "Metrics, weights and moments are equal, bit for bit."
     assert curve(out) == curve(good)
     for suffix in (".safetensors", ".optim"):
-        a, b = (read_tensors(RunFolder(run).checkpoints()[0].with_suffix(suffix))[0] for run in (out, good))
+        newest = (RunFolder(run).checkpoints()[0] for run in (out, good))
+        a, b = (read_tensors(path.with_suffix(suffix))[0] for path in newest)
         assert set(a) == set(b) and all(torch.equal(a[name], b[name]) for name in b)
 
 

@@ -254,9 +254,14 @@ def test_a_finished_run_can_be_tested_again_and_gone_on_with(world, tmp_path, he
 
 def test_a_signal_ends_a_test(world, tmp_path):
     run = tmp_path / "run"
-    kill = "import os, vicmae.finetune as m; f = m.classify_views\n" \
-           "def g(*a): os.kill(os.getpid(), 15); return f(*a)\n" \
-           "m.classify_views = g\n" \
+    kill = "import os\n" \
+           "from vicmae.trainer import CALLBACKS, Callback\n" \
+           "class Kill(Callback):\n" \
+           "    def before_step(self, trainer, batch, step):\n" \
+           "        if trainer.config.eval_every and step == 1: os.kill(os.getpid(), 15)\n" \
+           "    def on_save(self, trainer, step):\n" \
+           "        if step == 4: os.kill(os.getpid(), 15)\n" \
+           "CALLBACKS.append(Kill())\n" \
            "from vicmae.cli import main; main()"
     late = ("--steps", 4, "--batch-size", 8, "--test-clips", 7)
     done = command(*options(world, run, *late), kill=kill)

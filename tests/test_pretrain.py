@@ -329,3 +329,37 @@ def test_files_to_ask_about_that_cannot_be_read_lose_no_training(sides, tmp_path
     assert train(config) == 0
     assert "no accuracy on --val-data" in capsys.readouterr().out
     assert json.loads((tmp_path / "run/status.json").read_text())["state"] == "finished"
+
+
+OLD = Path(__file__).with_name("old_run")  # three of six steps, by the code of October 2026
+SMALL = dict(patch_size=16, embed_dim=8, depth=1, num_heads=2, decoder_embed_dim=8, decoder_depth=1,
+             decoder_num_heads=2, img_size=32, projector_hidden_dim=8, projector_out_dim=4)
+
+
+@pytest.mark.floats
+def test_a_run_that_was_written_before_goes_on(tmp_path):
+    "Folder, checkpoint and moments are read; the rest of the curve is what it would have been."
+    run = RunFolder(tmp_path / "run")
+    shutil.copytree(OLD, run.path)
+    config = replace(get_recipe("debug"), data=str(SAMPLES / "pictures/ring"), out=str(run),
+                     batch_size=4, checkpoint_every=3, tensorboard=False, device="cpu",
+                     precision="fp32", measure_every=0, resume=True, **SMALL)
+    assert train(config) == 0
+    expected = [json.loads(line) for line in (OLD / "expected.jsonl").read_text().splitlines()]
+    rows = run.metrics()
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    for row, wanted in zip(rows, expected):
+        assert [row[key] for key in SAME] == pytest.approx([wanted[key] for key in SAME], rel=1e-4)
+    assert run.status()["state"] == "finished" and run.settings()[0]["steps"] == 6
+
+
+def test_a_second_process_is_kept_out(few, tmp_path):
+    out = tmp_path / "run"
+    lock = RunFolder(out)
+    lock.lock()
+    try:
+        done = pretrain(out, "--steps", "2", "--batch-size", "8", data=few)
+    finally:
+        lock.unlock()
+    assert done.returncode == 2 and f"process {os.getpid()} on" in done.stderr
+    assert "Traceback" not in done.stderr and not out.exists()

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['T', 'rank', 'world_size', 'say', 'setup', 'cleanup', 'gather', 'relative_errors', 'mean_over_ranks',
-           'average_gradients', 'everywhere', 'LostRank', 'agree', 'lost_rank', 'StoppedElsewhere', 'everyone',
-           'collect', 'restart_note']
+           'average_gradients', 'average_buffers', 'everywhere', 'LostRank', 'agree', 'lost_rank', 'explain',
+           'StoppedElsewhere', 'everyone', 'collect', 'restart_note']
 
 # %% ../nbs/08_distributed.ipynb #fc7ae69d
 import contextlib
@@ -136,6 +136,15 @@ def average_gradients(
         grad.copy_(mean.view_as(grad))
 
 
+def average_buffers(
+    model: torch.nn.Module,
+) -> None:
+    "Replace its running statistics, such as a BatchNorm's, by the mean over ranks."
+    for buffer in model.buffers():
+        if buffer.is_floating_point() and world_size() > 1:
+            buffer.copy_(mean_over_ranks(buffer.clone()))
+
+
 def everywhere(
     condition: Tensor,  # bool, 0-dim, on the device
 ) -> Tensor:  # bool, the same on all ranks
@@ -181,6 +190,18 @@ def lost_rank(
     signs = ("onnection", "Read error", "Broken pipe", "reset by peer", "imed out", "NCCL")
     broken = isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
     return LostRank(error) if broken and world_size() > 1 else error
+
+
+def explain(
+    error: Exception,
+) -> Exception:  # the error itself, if it speaks for itself
+    "One sentence for what libraries say in many: a process that is gone."
+    if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
+        return OSError(
+            "a process that loads data has been killed, most often because memory ran out: use "
+            "fewer --num-workers or more memory; --resume goes on from the newest checkpoint"
+        )
+    return lost_rank(error)
 
 # %% ../nbs/08_distributed.ipynb #52333c6a
 class StoppedElsewhere(Exception):

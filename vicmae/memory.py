@@ -36,7 +36,8 @@ def outline(
     on: bool = True,
 ) -> Iterator[None]:
     "What is made inside has shapes and no numbers, if `on`: the largest model in an instant."
-    with torch.random.fork_rng(devices=[], enabled=on), _shapes() if on else contextlib.nullcontext():
+    mode = _shapes() if on else contextlib.nullcontext()
+    with torch.random.fork_rng(devices=[], enabled=on), mode:
         yield
 
 # %% ../nbs/16c_memory.ipynb #a2b35f6b

@@ -149,8 +149,7 @@ class ModelTask(Task):
                 gradient_as_bucket_view=True,
             )
             self.no_sync = self.forward.no_sync
-            heads = [getattr(self.model, name) for name in self.heads]
-            self.replicated = tuple(p for head in heads if head is not None for p in head.parameters())
+            self.replicated = tuple(p for head in self._whole() for p in head.parameters())
         return self
 
     def make_optimizer(self, config: Any) -> torch.optim.Optimizer:
@@ -168,8 +167,12 @@ class ModelTask(Task):
 
     def units(self) -> list[nn.Module]:
         "What FSDP gathers one at a time: blocks and heads; the rest stays with the root."
+        return [*self.blocks(), *self._whole()]
+
+    def _whole(self) -> list[nn.Module]:
+        "The heads that there are."
         heads = [getattr(self.model, name) for name in self.heads]
-        return [*self.blocks(), *(head for head in heads if head is not None)]
+        return [head for head in heads if head is not None]
 
     # for a dry run
 

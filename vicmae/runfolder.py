@@ -74,7 +74,8 @@ class Lock:
         "Write who is here, for whoever comes."
         when = time.strftime("%Y-%m-%d %H:%M:%S")
         os.ftruncate(self.handle, 0)
-        os.pwrite(self.handle, f"process {os.getpid()} on {socket.gethostname()} since {when}".encode(), 0)
+        who = f"process {os.getpid()} on {socket.gethostname()} since {when}"
+        os.pwrite(self.handle, who.encode(), 0)
 
     def release(self) -> None:
         "Let the next one in."
@@ -251,7 +252,7 @@ class RunFolder:
         return None
 
     def newest(self, say: Callable[[str], None] = print) -> Saved | None:
-        "Weights and moments of the newest good checkpoint, the same on all ranks; None: there is none."
+        "The newest good checkpoint, the same on all ranks; None: there is none."
         with everyone():
             saved = self.newest_good(Saved, say) if rank() == 0 else None
         step = agree(saved.step + 1 if saved else 0) - 1
@@ -290,7 +291,8 @@ class RunFolder:
         "Remove checkpoints by the rule, damaged ones of a later step, and what a kill has left."
         found = self.checkpoints()
         past = [path for path in found if step_of(path) <= step]
-        stay = past[: max(keep, 1)] + [p for p in past if keep_every and step_of(p) % keep_every == 0]
+        rare = [path for path in past if keep_every and step_of(path) % keep_every == 0]
+        stay = past[: max(keep, 1)] + rare
         gone = set(found) - set(stay)
         beside = self.checkpoint_folder.glob("step_*.optim")
         gone |= {p for p in beside if p.with_suffix(".safetensors") not in stay}
@@ -334,7 +336,8 @@ class RunFolder:
         if path == self.skipped_file:
             rows, damaged = read_rows(path)
             damaged += sum(not isinstance(row.get("path"), str) for row in rows)
-            return f"has {damaged} lines that cannot be read; the list lacks them" if damaged else ""
+            many = f"has {damaged} lines that cannot be read; the list lacks them"
+            return many if damaged else ""
         if path.suffix == ".json":
             try:
                 if stored := read_object(path):
