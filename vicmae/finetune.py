@@ -136,21 +136,15 @@ def init_notes(config: FinetuneConfig, backbone: ViCMAE) -> list[str]:
 
 def build_batches(config: FinetuneConfig, data: Labelled) -> LabelledBatches:
     "Training batches of this rank."
-    return LabelledBatches(
-        data,
-        config.batch_size,
-        config.img_size,
-        num_frames=config.num_frames,
-        sampling_rate=config.sampling_rate,
-        policy=finetune_policy(config),
-        seed=config.seed,
-        repeats=config.repeats,
-        rank=rank(),
-        world=world_size(),
-        cache=_cache(config, data),
-        reader=config.reader,
-        time_limit=config.time_limit,
-    )
+    drawing = {"policy": finetune_policy(config), "seed": config.seed, "repeats": config.repeats}
+    reading = _reading(config) | {"cache": _cache(config, data)}
+    return LabelledBatches(data, config.batch_size, **drawing, **reading)
+
+
+def _reading(config: FinetuneConfig) -> dict[str, Any]:
+    "How this rank reads labelled data."
+    names = "img_size num_frames sampling_rate reader time_limit".split()
+    return {name: getattr(config, name) for name in names} | {"rank": rank(), "world": world_size()}
 
 
 def _cache(config: FinetuneConfig, data: Labelled) -> Any:
@@ -340,23 +334,12 @@ class FinetuneJob(Job):
 
     def views(self, data: Labelled, clips: int, crops: int) -> TestViews:
         "This rank's share of what a set is tested with."
-        config, world = self.config, world_size()
+        config = self.config
         if config.cache != "none" and data.split not in self.caches:
             self.caches[data.split] = together(lambda: _cache(config, data))
-        return TestViews(
-            data,
-            config.img_size,
-            num_frames=config.num_frames,
-            sampling_rate=config.sampling_rate,
-            num_clips=clips,
-            num_crops=crops,
-            batch_size=max(self.rows // (clips * crops), 1),
-            rank=rank(),
-            world=world,
-            cache=self.caches.get(data.split),
-            reader=config.reader,
-            time_limit=config.time_limit,
-        )
+        grid = {"num_clips": clips, "num_crops": crops, "cache": self.caches.get(data.split)}
+        size = max(self.rows // (clips * crops), 1)
+        return TestViews(data, batch_size=size, **grid, **_reading(config))
 
     @property
     def rows(self) -> int:
