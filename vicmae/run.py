@@ -134,8 +134,8 @@ def cut_back(
                 f"note: {path}: {damaged} of its lines cannot be read, and the curves lack them; "
                 f"the file as it was is kept as {set_aside(path).name}"
             )
-        elif Path(path).name == "metrics.jsonl" and (last := rows[-1]["step"] if rows else 0) < step:
-            say(f"note: {path} holds no whole line of steps {last + 1} to {step}: the curves lack them")
+        elif Path(path).name == "metrics.jsonl" and (at := rows[-1]["step"] if rows else 0) < step:
+            say(f"note: {path} has no whole line of steps {at + 1} to {step}: the curves lack them")
         write_rows(path, rows)
     return rows
 
