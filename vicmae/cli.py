@@ -172,8 +172,8 @@ def _configure(name: str, args: list[str]) -> Any:
 def _about(name: str, base: Any, start: Any) -> str:
     "What `vicmae COMMAND --help` says before the options."
     if not isinstance(start, Mapping):
-        return (f"{base.__doc__}\n\nCKPT, the word after {name}, is a run's folder, a weight file or "
-                "a shipped model (tiny, tiny64); the same as --checkpoint.")
+        return (f"{base.__doc__}\n\nCKPT, the word after {name}, is a run's folder, a weight file "
+                "or a shipped model (tiny, tiny64); the same as --checkpoint.")
     recipes = "\n".join(f"  {recipe:26s} {make.__doc__}" for recipe, make in start.items())
     return f"{base.__doc__}\n\nRecipes:\n{recipes}\n\nModels:\n  " + "\n  ".join(MODEL_NAMES)
 

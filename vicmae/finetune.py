@@ -4,28 +4,24 @@
 
 # %% auto #0
 __all__ = ['open_sets', 'open_choice', 'build_backbone', 'build_classifier', 'init_notes', 'build_batches', 'FinetuneTask',
-           'make_optimizer', 'test_model', 'Average', 'share_statistics', 'Tests', 'same_classes', 'build_trainer',
-           'planned', 'finetune']
+           'make_optimizer', 'Average', 'Tests', 'same_classes', 'build_trainer', 'planned', 'finetune']
 
 # %% ../nbs/19d_finetune.ipynb #b55c5c30
 import contextlib
 import json
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from .augment import mix, soft_targets, target_loss
 from .batches import LabelledBatches, TestViews
 from .checkpoints import load_model, rebuild
-from .classifier import Classifier, classify_views, from_pretrained, layer_groups
-from .distributed import agree, collect, everyone, mean_over_ranks, rank, say
-from .distributed import world_size
+from .classifier import Classifier, from_pretrained, layer_groups, test_model
+from .distributed import average_buffers, collect, everyone, rank, say, world_size
 from .files import DataError, to_json, write_atomic
 from .finetune_recipes import FinetuneConfig, finetune_policy
 from .foreign import open_weights
@@ -33,7 +29,7 @@ from .labelled import Labelled, of_kind, splits_of
 from .memory import outline, tell_plan
 from .model import MODELS, ViCMAE
 from .parallel import ModelTask
-from .probes import Metrics, metrics
+from .probes import Metrics
 from .records import write_text
 from .report import balanced_weights, cautions, check_classes, describe_scores, few
 from .report import open_learn, open_test, score_table
@@ -143,21 +139,17 @@ def build_batches(
     processes: int = 0,  # plan for so many, and decode nothing; 0: for those that are here
 ) -> LabelledBatches:
     "Training batches of this rank."
-    return LabelledBatches(
-        data,
-        config.batch_size,
-        config.img_size,
-        num_frames=config.num_frames,
-        sampling_rate=config.sampling_rate,
-        policy=finetune_policy(config),
-        seed=config.seed,
-        repeats=config.repeats,
-        rank=rank(),
-        world=processes or world_size(),
-        cache=None if processes else _cache(config, data),
-        reader=config.reader,
-        time_limit=config.time_limit,
-    )
+    drawing = {"policy": finetune_policy(config), "seed": config.seed, "repeats": config.repeats}
+    reading = _reading(config, processes)
+    reading |= {"cache": None if processes else _cache(config, data)}
+    return LabelledBatches(data, config.batch_size, **drawing, **reading)
+
+
+def _reading(config: FinetuneConfig, processes: int = 0) -> dict[str, Any]:
+    "How this rank reads labelled data."
+    names = "img_size num_frames sampling_rate reader time_limit".split()
+    given = {name: getattr(config, name) for name in names}
+    return given | {"rank": rank(), "world": processes or world_size()}
 
 
 def _cache(config: FinetuneConfig, data: Labelled) -> Any:
@@ -213,7 +205,8 @@ class FinetuneTask(ModelTask):
         "What a dry run says of a fine-tuning alone."
         config, plan, processes = self.config, trainer.data.plan, trainer.here.processes
         tests = next(c for c in trainer.callbacks if isinstance(c, Tests))
-        frames = f"clips of {config.num_frames} frames" if config.num_frames > 1 else "single frames"
+        clips = config.num_frames > 1
+        frames = f"clips of {config.num_frames} frames" if clips else "single frames"
         several = f", accumulated {config.accum_iter} times" if config.accum_iter > 1 else ""
         micro = plan.batch_size / processes / config.accum_iter
         lines = {
@@ -244,38 +237,6 @@ def make_optimizer(config: FinetuneConfig, model: Classifier) -> torch.optim.Opt
         return Lars(groups, lr=1.0, momentum=config.beta1)  # the engine sets the rate
     return torch.optim.SGD(groups, lr=0.0, momentum=config.beta1)
 
-# %% ../nbs/19d_finetune.ipynb #b92c58c8
-def test_model(
-    model: Classifier,
-    views: TestViews,  # this rank's share
-    autocast: Callable = contextlib.nullcontext,
-    num_workers: int = 0,
-    chunk: int = 8,  # views in one forward pass
-    stop: Callable[[], int] = lambda: 0,  # asked between batches: 0, or a signal's number
-) -> tuple[Metrics, list[dict]]:  # on all ranks; what could not be read
-    "Score a test set; all ranks call it, and all get the answer, or all raise Stopped."
-    from tqdm import tqdm
-
-    data, errors, rows = views.data, list(views.errors), []
-    several, full = data.targets.ndim > 1, views.batch_size if world_size() > 1 else 0
-    loader, quiet = views.loader(num_workers), rank() > 0 or len(views) < 4
-    for batch in tqdm(loader, "testing", len(views), leave=False, mininterval=2, disable=quiet):
-        if number := agree(stop()):
-            raise Stopped(number)
-        errors += batch["errors"]
-        count, shown = len(batch["sample"]), batch["views"]
-        if count < full:  # ranks that share weights must make equally many passes
-            shown = torch.cat([shown, shown.new_zeros(full - count, *shown.shape[1:])])
-        if len(shown):
-            scores = classify_views(model, shown, autocast, chunk, several)[:count]
-            rows.append((batch["sample"].numpy(), scores.numpy()))
-    everyone = [part for rank_rows in collect(rows) for part in rank_rows]
-    errors = [error for rank_errors in collect(errors) for error in rank_errors]
-    if not any(len(numbers) for numbers, _ in everyone):
-        raise DataError(f"not one file of {data.name} ({data.split}) could be read")
-    numbers, scores = (np.concatenate([part[i] for part in everyone]) for i in (0, 1))
-    return metrics(scores, data.targets[numbers], data.metric), errors
-
 # %% ../nbs/19d_finetune.ipynb #2573497e
 class Average(Callback):
     "Keeps the average of the weights, beside the optimiser's moments."
@@ -287,13 +248,6 @@ class Average(Callback):
         "Move it."
         if self.decay:
             update_average(trainer.optimizer, self.decay, row["step"])
-
-
-def share_statistics(model: torch.nn.Module) -> None:
-    "Running statistics of a BatchNorm before the head: the mean over ranks."
-    for buffer in model.buffers():
-        if buffer.is_floating_point() and world_size() > 1:
-            buffer.copy_(mean_over_ranks(buffer.clone()))
 
 
 class Tests(Callback):
@@ -320,7 +274,7 @@ class Tests(Callback):
 
     def on_save(self, trainer: Trainer, step: int) -> None:
         "A checkpoint is the same whichever rank writes it."
-        share_statistics(trainer.model)
+        average_buffers(trainer.model)
 
     def on_end(self, trainer: Trainer, step: int) -> None:
         "The test with all views, its result, and the model by itself."
@@ -345,7 +299,8 @@ class Tests(Callback):
         "A test during training; a signal ends it, and then the training."
         with contextlib.suppress(Stopped):
             found = self.evaluate(trainer, step, self.choice)
-            mark = _mark(trainer.config, found)
+            balanced = trainer.config.class_weights == "balanced"
+            mark = found.balanced if balanced else found.value
             if trainer.config.keep_best and mark > self.best[0]:
                 self.best = mark, step
                 self.write_model(trainer, trainer.run.best_file, step, mark=mark)
@@ -368,24 +323,13 @@ class Tests(Callback):
 
     def views(self, trainer: Trainer, data: Labelled, clips: int, crops: int) -> TestViews:
         "This rank's share of what a set is tested with."
-        config, world = trainer.config, world_size()
+        config = trainer.config
         if config.cache != "none" and data.split not in self.caches:
             with everyone():
                 self.caches[data.split] = _cache(config, data)
-        return TestViews(
-            data,
-            config.img_size,
-            num_frames=config.num_frames,
-            sampling_rate=config.sampling_rate,
-            num_clips=clips,
-            num_crops=crops,
-            batch_size=max(_rows(trainer) // (clips * crops), 1),
-            rank=rank(),
-            world=world,
-            cache=self.caches.get(data.split),
-            reader=config.reader,
-            time_limit=config.time_limit,
-        )
+        grid = {"num_clips": clips, "num_crops": crops, "cache": self.caches.get(data.split)}
+        size = max(_rows(trainer) // (clips * crops), 1)
+        return TestViews(data, batch_size=size, **grid, **_reading(config))
 
     def evaluate(
         self,
@@ -399,7 +343,7 @@ class Tests(Callback):
         "Accuracy on a set, to the run and the trackers; one view unless asked for more."
         views, config = self.views(trainer, data, clips, crops), trainer.config
         autocast = autocast_for(trainer.device, config.precision)
-        share_statistics(trainer.model)
+        average_buffers(trainer.model)
         with averaged(trainer.optimizer) if model is None else contextlib.nullcontext():
             options = autocast, config.num_workers, _rows(trainer), trainer.here.stop
             found, errors = test_model(model or trainer.model, views, *options)
@@ -440,11 +384,6 @@ class Tests(Callback):
             say(f"these are the weights of step {result['step']}, by tests on {self.choice.split}")
         for sentence in result["cautions"]:
             say(f"caution: {sentence}")
-
-
-def _mark(config: FinetuneConfig, found: Metrics) -> float:
-    "What the best weights are best at."
-    return found.balanced if config.class_weights == "balanced" else found.value
 
 
 def _rows(trainer: Trainer) -> int:

@@ -203,7 +203,9 @@ class Knn(NamedTuple):
     k: int = 20  # neighbours
     temperature: float = 0.07  # of their votes
 
-    def __call__(self, x: Tensor, targets: Tensor, test: Tensor, classes: int, metric: str) -> tuple:
+    def __call__(
+        self, x: Tensor, targets: Tensor, test: Tensor, classes: int, metric: str
+    ) -> tuple:
         "Scores [M, C] of the test samples."
         return (knn_scores(x, targets, test, self.k, self.temperature, classes).numpy(),)
 
@@ -215,7 +217,9 @@ class Linear(NamedTuple):
     held: Tensor | None = None  # bool [N]: samples to choose the strength on; None: a fifth
     seed: int = 0  # of the held-out share
 
-    def __call__(self, x: Tensor, targets: Tensor, test: Tensor, classes: int, metric: str) -> tuple:
+    def __call__(
+        self, x: Tensor, targets: Tensor, test: Tensor, classes: int, metric: str
+    ) -> tuple:
         "Scores [M, C], the strength that was chosen, and how each did on the held-out samples."
         tried: dict[float, float] = {}
         order = _settled(x, targets)

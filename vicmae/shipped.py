@@ -70,7 +70,8 @@ def _probes(
     x: Tensor, y: Tensor, xt: Tensor, yt: Tensor, what: str, penalties: Sequence[float] = LADDER
 ) -> dict[str, float]:
     "Both probes on one kind of features."
-    knn, linear = evaluate_probe(Knn(), x, y, xt, yt), evaluate_probe(Linear(penalties=penalties), x, y, xt, yt)
+    sides = x, y, xt, yt
+    knn, linear = (evaluate_probe(asked, *sides) for asked in (Knn(), Linear(penalties)))
     return {f"{name}, {what}": round(p.metrics.value, 4)
             for name, p in (("knn", knn), ("linear", linear))}
 

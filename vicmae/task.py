@@ -209,17 +209,17 @@ class PretrainTask(ModelTask):
 
     def faults(self, trainer: Any) -> list[str]:
         "What looks wrong in the layout of a pretraining, a sentence each."
-        config, several = trainer.config, trainer.here.processes > 1
-        size, each = trainer.data.plan.batch_size, trainer.data.plan.batch_size / trainer.here.processes
+        config, processes = trainer.config, trainer.here.processes
+        size, several = trainer.data.plan.batch_size, processes > 1
         micro = size / config.accum_iter
         faults = {
             f"negatives and batch statistics come from a micro-batch of {micro:g} pairs, not from "
             f"{size}: --exact-accum makes them exact, for one forward pass more": (
                 config.accum_iter > 1 and not config.exact_accum
             ),
-            f"rank_local takes {2 * trainer.here.processes - 1} frames for the positives of each, one "
-            "of them rightly: it is there to repeat the authors' code": several and config.rank_local,
-            f"batch statistics of the heads come from the {each / config.accum_iter:g} pairs of one "
+            f"rank_local takes {2 * processes - 1} frames for the positives of each, one of them "
+            "rightly: it is there to repeat the authors' code": several and config.rank_local,
+            f"batch statistics of the heads come from the {micro / processes:g} pairs of one "
             "process: --batch-stats global is exact": several and config.batch_stats == "device",
         }
         return [sentence for sentence, wrong in faults.items() if wrong]

@@ -381,16 +381,7 @@ def _settings(config: TransferConfig, model: "ViCMAE") -> dict:
     "What results depend on; results of other settings are none of this run's."
     from vicmae.features import VERSION, weights_checksum
 
-    free = (
-        "device",
-        "batch_size",
-        "workers",
-        "time_limit",
-        "cache",
-        "datasets",
-        "out",
-        "checkpoint",
-    )
+    free = "device batch_size workers time_limit cache datasets out checkpoint".split()
     known = {k: v for k, v in asdict(config).items() if k not in free}
     return known | {"weights": weights_checksum(model), "version": VERSION}
 
