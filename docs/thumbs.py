@@ -36,7 +36,7 @@ CHOSEN: dict[str, tuple[int, tuple[float, float, float, float] | None]] = {
     "finetune_recipes": (2, None), "finetune": (0, (0, 0, 0.66, 1)),
     "predict": (0, (0, 0, 0.4, 1)), "visualize": (2, None), "attention": (4, None),
     "show": (4, None), "memory": (0, None), "follow": (1, None),
-    "launch": (0, None), "watch": (0, (0, 0.07, 1, 0.85)), "finetune_launch": (0, None),
+    "launch": (0, None), "watch": (0, (0, 0.07, 1, 0.85)),
     "laptop_to_slurm": (0, None)}
 
 

@@ -44,8 +44,7 @@ def test_a_command_is_a_typed_function_beside_what_it_serves(name):
         outline = cli._outline(command.target)
         assert inspect.signature(outline) == inspect.signature(target)
         assert inspect.getdoc(outline) == inspect.getdoc(target)
-    for given in (command.start, command.dry):
-        assert not given or cli._load(given)
+    assert not command.start or cli._load(command.start)
 
 
 def cpu(*command: str) -> float:

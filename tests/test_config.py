@@ -14,8 +14,9 @@ from vicmae.config import BESIDE, RunConfig, differences, facts_of, method_of, w
 from vicmae.figures import UserError
 from vicmae.finetune_recipes import FINETUNE_RECIPES, FinetuneConfig
 from vicmae.pretrain import pretrain
+from vicmae.log import NOT_FINITE
 from vicmae.recipes import RECIPES, PretrainConfig, describe, get_recipe, source_of
-from vicmae.run import NOT_FINITE, read_metrics
+from vicmae.runfolder import RunFolder
 from vicmae.task import build_model
 
 SAMPLES = str(Path(__file__).parents[1] / "data_samples")
@@ -82,14 +83,13 @@ def test_what_every_run_has_stands_once():
     ("finetune", "optimizer", "adam"), ("finetune", "keep_best", True)])
 def test_senseless_values_are_refused_before_anything_is_opened(kind, name, value, tmp_path):
     from vicmae.finetune import finetune
-    from vicmae.finetune_launch import finetune_dry_run
-    from vicmae.launch import dry_run
 
     _, recipes = KINDS[kind]
     config = replace(next(iter(recipes.values()))(), data="/no/such/folder",
                      out=str(tmp_path / "run"), device="cpu", **{name: value})
-    acts = {"pretrain": (pretrain, dry_run), "finetune": (finetune, finetune_dry_run)}[kind]
-    for act in (type(config).check, *acts):
+    train = {"pretrain": pretrain, "finetune": finetune}[kind]
+    dry = lambda asked: train(replace(asked, dry_run=True))
+    for act in (type(config).check, train, dry):
         with pytest.raises((UserError, ValueError), match=name.split("_")[0]) as refused:
             act(config)
         assert "/no/such/folder" not in str(refused.value) and "\n" not in str(refused.value)
@@ -116,7 +116,7 @@ def test_what_may_change_is_taken_and_noted(begun, tmp_path):
     assert len(said) == 1 and "blr was 0.008, now 0.001" in said[0]
     changes = json.loads((run / "config.json").read_text())["changes"]
     assert {c["name"] for c in changes} == {"steps", "blr", "num_workers", "clip_grad", "data"}
-    rows = read_metrics(run / "metrics.jsonl")
+    rows = RunFolder(run).metrics()
     assert rows[2]["lr"] < rows[1]["lr"] and [row["step"] for row in rows] == [1, 2, 3]
 
 

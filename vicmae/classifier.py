@@ -10,7 +10,7 @@ __all__ = ['tubelets', 'inflate', 'Classifier', 'from_pretrained', 'layer_groups
 import contextlib
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,8 +29,7 @@ from .train import Stopped
 from .views import normalize
 from .weights import load_strict
 
-if TYPE_CHECKING:
-    from vicmae.batches import TestViews
+
 
 # %% ../nbs/19_classifier.ipynb #050943d1
 def tubelets(
@@ -324,7 +323,7 @@ def classify_views(
 # %% ../nbs/19_classifier.ipynb #b92c58c8
 def test_model(
     model: Classifier,
-    views: "TestViews",  # this rank's share, see 19b_batches
+    views: Any,  # this rank's share: TestViews of 19b_batches
     autocast: Callable = contextlib.nullcontext,
     num_workers: int = 0,
     chunk: int = 8,  # views in one forward pass

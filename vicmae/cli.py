@@ -197,7 +197,8 @@ def _run(name: str, args: list[str]) -> int:
     if name == "slurm":
         return _slurm(args)
     if command.start:
-        done = _load(command.target)(_configure(name, args))
+        config = _configure(name, args)  # --help ends here, before torch is loaded
+        done = _load(command.target)(config)
     else:
         outline = _outline(command.target)
         by_name = [p.name for p in inspect.signature(outline).parameters.values()

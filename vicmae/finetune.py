@@ -140,8 +140,7 @@ def build_batches(
 ) -> LabelledBatches:
     "Training batches of this rank."
     drawing = {"policy": finetune_policy(config), "seed": config.seed, "repeats": config.repeats}
-    reading = _reading(config, processes)
-    reading |= {"cache": None if processes else _cache(config, data)}
+    reading = _reading(config, processes) | {"cache": None if processes else _cache(config, data)}
     return LabelledBatches(data, config.batch_size, **drawing, **reading)
 
 
@@ -461,9 +460,7 @@ def finetune(
         trainer = build_trainer(config, here)
         if here.dry:
             return tell_plan(trainer)
-        tests, count = trainer.callbacks[1], len(trainer.model.classes)
-        trainer.tell(
-            f"{len(trainer.data.samples)} samples of {count} classes, {len(tests.test_set)} to test"
-        )
+        count, asked = len(trainer.model.classes), len(trainer.callbacks[1].test_set)
+        trainer.tell(f"{len(trainer.data.samples)} samples of {count} classes, {asked} to test")
         here.code = trainer.fit()
     return here.code
