@@ -27,12 +27,12 @@ from waiting import PATIENCE
 
 from vicmae.checkpoints import load_model, rebuild
 from vicmae.classifier import Classifier
+from vicmae.config import method_of
 from vicmae.files import ErrorReport, read_object, read_rows
 from vicmae.follow import RunReader, headline
 from vicmae.foreign import open_weights
 from vicmae.log import MetricsFile, draw_losses
 from vicmae.model import ViCMAE, vicmae_vit_debug
-from vicmae.config import method_of
 from vicmae.recipes import PretrainConfig, get_recipe
 from vicmae.records import write_rows
 from vicmae.runfolder import RunFolder

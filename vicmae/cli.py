@@ -132,7 +132,9 @@ def _join(args: list[str], several: list[str]) -> list[str]:
                 at.append(value)
         else:
             (rest if at is None else at).append(word)
-    return rest + [word for name, at in found.items() for word in (name, ",".join(at))[: 1 + bool(at)]]
+    for name, values in found.items():
+        rest += [name, ",".join(values)] if values else [name]
+    return rest
 
 
 def _value(args: list[str], option: str) -> str:
@@ -154,12 +156,12 @@ def _begin(start: Any, args: list[str]) -> Any:
     return replace(base, steps=None) if given else base
 
 
-def _configure(name: str, args: list[str], more: tuple[str, ...] = ()) -> Any:
-    "A configuration with the options of a command on top; `more` are options besides."
+def _configure(name: str, args: list[str]) -> Any:
+    "A configuration with the options of a command on top."
     start = _load(COMMANDS[name].start)
     base = _begin(start, args)
     facts = facts_of(type(base))
-    _check_options(args, [*facts, *more], name)
+    _check_options(args, list(facts), name)
     if "checkpoint" in facts and args and not args[0].startswith("-"):
         args = ["--checkpoint", *args]
     several = [f"--{field}".replace("_", "-") for field, f in facts.items() if f.several]
@@ -170,19 +172,18 @@ def _configure(name: str, args: list[str], more: tuple[str, ...] = ()) -> Any:
 def _about(name: str, base: Any, start: Any) -> str:
     "What `vicmae COMMAND --help` says before the options."
     if not isinstance(start, Mapping):
-        return (f"{base.__doc__}\n\nvicmae {name} [CKPT] [OPTIONS]\nCKPT is a run's folder, a weight "
-                "file, or a shipped model (tiny, tiny64); the same as --checkpoint.")
+        return (f"{base.__doc__}\n\nCKPT, the word after {name}, is a run's folder, a weight file "
+                "or a shipped model (tiny, tiny64); the same as --checkpoint.")
     recipes = "\n".join(f"  {recipe:26s} {make.__doc__}" for recipe, make in start.items())
     return f"{base.__doc__}\n\nRecipes:\n{recipes}\n\nModels:\n  " + "\n  ".join(MODEL_NAMES)
 
 # %% ../nbs/26_cli.ipynb #27105a14
 def _slurm(args: list[str]) -> int:
     "A batch script; what is no option of SLURM's is one of the command's."
-    outline = _outline(COMMANDS["slurm"].target)
-    name = _value(args, "--command") or "pretrain"
-    own = list(facts_of(outline))
+    outline, name = _outline(COMMANDS["slurm"].target), _value(args, "--command") or "pretrain"
     if name in ("pretrain", "finetune") and not {"-h", "--help"} & {*args}:
-        _check_options(args, [*own, *facts_of(type(_begin(_load(COMMANDS[name].start), [])))], "slurm")
+        both = [*facts_of(outline), *facts_of(type(_begin(_load(COMMANDS[name].start), [])))]
+        _check_options(args, both, "slurm")
     about = f"{outline.__doc__} See vicmae pretrain --help and vicmae finetune --help."
     asked, rest = _parse(outline, "slurm", args, return_unknown_args=True, description=about)
     config = _configure(name, rest)
@@ -217,9 +218,9 @@ def _find(args: list[str]) -> tuple[str, list[str]]:
         print(usage(kinds))
         sys.exit(0)
     if kinds:
-        meant = f" ({near(' '.join(args[:2]), kinds)})" if len(args) > 1 else ""
-        raise BadValue(f"say which: vicmae {', '.join(kinds)}{meant}".replace(" ()", ""))
-    raise BadValue(unknown("command", args[0], tuple(dict.fromkeys(n.split()[0] for n in COMMANDS))))
+        raise BadValue(f"say which: vicmae {', '.join(kinds)}; {near(' '.join(args), kinds)}")
+    first = tuple(dict.fromkeys(name.split()[0] for name in COMMANDS))
+    raise BadValue(unknown("command", args[0], first))
 
 # %% ../nbs/26_cli.ipynb #4676ef68
 def main(argv: list[str] | None = None) -> None:

@@ -81,7 +81,8 @@ def plain(text: Any) -> str:
 
 def one_line(text: Any) -> str:
     """A sentence without line ends, terminal codes and words of more than 255 characters."""
-    shown = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda sign: ascii(sign[0])[1:-1], str(text))
+    ends = r"[\x00-\x1f\x7f-\x9f\u2028\u2029]"
+    shown = re.sub(ends, lambda sign: ascii(sign[0])[1:-1], str(text))
     return re.sub(r"([^\s/]{100})[^\s/]{156,}", r"\1...", shown)
 
 

@@ -104,9 +104,8 @@ class FinetuneConfig(RunConfig):
             "in each part of a batch": (
                 self.head_norm == "batch" and self.batch_size < 2 * self.accum_iter
             ),
-            "keep_best needs tests to choose by: give --eval-every, the steps between two of them": (
-                self.keep_best and not self.eval_every
-            ),
+            "keep_best needs tests to choose by: give --eval-every, the steps between two of "
+            "them": self.keep_best and not self.eval_every,
         }
         if found := [sentence for sentence, is_so in wrong.items() if is_so]:
             raise BadValue(found[0])

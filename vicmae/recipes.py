@@ -67,7 +67,7 @@ class PretrainConfig(RunConfig):
 
     # frames and views:
 
-    frames: str = method("distant")  # same, continuous:8, distant, distant:2.0s, distant:64 (frames)
+    frames: str = method("distant")  # same, continuous:8, distant, distant:2.0s, distant:64
     num_views: int = method(2, low=2, high=10**4)  # frames of a clip, or views of a picture
     pairs_per_video: int = method(1, low=1, high=10**6)  # samples drawn from one clip in a batch
     views: Literal["paper", "authors", "none"] = method("paper")  # augmentation

@@ -70,11 +70,10 @@ def open_run(
             f"{config.out} holds a run with other values ({_changes(changed)}): "
             "leave them out, give the old ones or choose another --out"
         )
-    odd = [_shown(key) for key in stored if key not in (*facts_of(type(config)), *BESIDE)]
-    for text in (note, f"{config.out} has values that are unknown here and passed over: "
-                 f"{', '.join(odd[:8])}" if odd else ""):
-        if text:
-            say(f"note: {text}")
+    if note:
+        say(f"note: {note}")
+    if odd := [_shown(key) for key in stored if key not in (*facts_of(type(config)), *BESIDE)]:
+        say(f"note: values of {config.out} that are unknown here are passed over: {odd[:8]}")
     if changed := differences(config, stored, frozen=False):
         say(f"note: the run goes on with other values ({_changes(changed)})")
     return replace(config, steps=stored.get("steps") if config.steps is None else config.steps)
@@ -95,11 +94,10 @@ def noted(
     step: int,  # from which the run goes on
 ) -> dict:  # to be stored beside the values
     "The kind of a run, and all changes of its values so far: step, name, before, after."
-    stored, _ = RunFolder(config.out).settings()
-    before = stored.get("changes")
-    now = [dict(zip(("step", "name", "before", "after"), (step, *change)))
-           for change in differences(config, stored, frozen=False)]
-    return {"of": config.of, "changes": [*(before if isinstance(before, list) else []), *now]}
+    stored, keys = RunFolder(config.out).settings()[0], ("step", "name", "before", "after")
+    now = [dict(zip(keys, (step, *c))) for c in differences(config, stored, frozen=False)]
+    before = stored["changes"] if isinstance(stored.get("changes"), list) else []
+    return {"of": config.of, "changes": [*before, *now]}
 
 
 def same_batches(
@@ -136,7 +134,7 @@ class Session:
         config: RunConfig,
         processes: int | None = None,  # that a dry run is about; None: WORLD_SIZE, or 1
     ):
-        self.config, self.run, self.dry = config, RunFolder(config.out), config.dry_run
+        self.config, self.run, self.dry = config, RunFolder(str(config.out)), config.dry_run
         self.processes = processes or int(os.environ.get("WORLD_SIZE", "1"))
         self.device = torch.device("cpu")
 

@@ -39,7 +39,7 @@ class ProbeConfig:
     # features:
 
     pool: str = "mean"  # mean, max, gem (of the patch tokens), cls; joined by +, as in mean+cls
-    num_frames: int = setting(8, low=1, high=10**6)  # of a clip, evenly spread; their features are averaged
+    num_frames: int = setting(8, low=1, high=10**6)  # of a clip, spread; averaged
     crop_pct: float | None = setting(None, above=0, high=1)  # centre square, of the short side
     random: bool = False  # draw the weights anew: the baseline that every result needs
 

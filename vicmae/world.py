@@ -458,15 +458,8 @@ def write_world(
 
 # %% ../nbs/01_world.ipynb #93c4751c
 def make_world(
-    out: str,
-    clips: int = 60,
-    pictures: int = 60,
-    split: str = "train",
-    frames: int = 64,
-    size: int = 96,
-    fps: float = 16.0,
-    seed: int = 0,
-    workers: int | None = None,
+    out: str, clips: int = 60, pictures: int = 60, split: str = "train", frames: int = 64,
+    size: int = 96, fps: float = 16.0, seed: int = 0, workers: int | None = None,
 ) -> None:
     """Write a world of labelled clips and pictures; called again it goes on where it stopped.
 
