@@ -135,7 +135,7 @@ class Session:
         config: RunConfig,
         processes: int | None = None,  # that a dry run is about; None: WORLD_SIZE, or 1
     ):
-        self.config, self.run, self.dry = config, RunFolder(config.out), config.dry_run
+        self.config, self.run, self.dry = config, RunFolder(str(config.out)), config.dry_run
         self.processes = processes or int(os.environ.get("WORLD_SIZE", "1"))
         self.device = torch.device("cpu")
 

@@ -151,16 +151,17 @@ def load_backbone(
 
 def _classifier_file(checkpoint: str) -> Path | None:
     "The file of a fine-tuned checkpoint; None if it is none, or cannot be read."
-    from vicmae.checkpoints import checkpoints_of
-    from vicmae.weights import CheckpointError, open_weights
+    from vicmae.foreign import open_weights
+    from vicmae.runfolder import RunFolder
+    from vicmae.weights import CheckpointError
 
-    path = Path(checkpoint)
-    ended = path / "classifier.safetensors"
-    files = [ended] if ended.exists() else checkpoints_of(path) if path.is_dir() else [path]
-    for file in files if path.exists() else ():
+    path, run = Path(checkpoint), RunFolder(checkpoint)
+    ended = run.classifier_file
+    for file in [ended] if ended.exists() else run.checkpoints() if path.is_dir() else [path]:
         with suppress(CheckpointError):  # a damaged one: the one before says the kind
-            fine_tuned = open_weights(file).metadata.get("kind") == "classifier"
-            return (ended if ended.exists() else path) if fine_tuned else None
+            if open_weights(file).metadata.get("kind") != "classifier":
+                return None
+            return ended if ended.exists() else path
     return None
 
 
@@ -176,9 +177,8 @@ def _features(
 
     names = ("pool", "num_frames", "sampling_rate", "crop_pct", "precision", "batch_size")
     names += ("workers", "time_limit")
-    options = {name: getattr(config, name) for name in names}
-    cache = config.cache or None
-    x = features_of(model, data, cache=cache, errors=errors, progress=True, **options)
+    options = {name: getattr(config, name) for name in names} | {"cache": config.cache or None}
+    x = features_of(model, data, errors=errors, progress=True, **options)
     known = ~x.isnan().any(1)
     return x[known], torch.from_numpy(data.targets)[known], take(data, known.nonzero().flatten())
 
@@ -189,11 +189,10 @@ def _classify(config: ProbeConfig, sets: list, test: Labelled) -> Any:
     from vicmae.probes import Knn, Linear, evaluate_probe
 
     x, y = (torch.cat([part[i] for part in sets[:-1]]) for i in (0, 1))
-    (xt, yt, _), classes = sets[-1], len(test.classes)
     held = torch.arange(len(x)) >= len(sets[0][0]) if len(sets) > 2 else None
     knn, linear = Knn(config.k, config.temperature), Linear(held=held, seed=config.seed)
     asked = knn if config.method == "knn" else linear
-    return evaluate_probe(asked, x, y, xt, yt, test.metric, classes)
+    return evaluate_probe(asked, x, y, *sets[-1][:2], test.metric, len(test.classes))
 
 # %% ../nbs/18a_transfer.ipynb #89f23915
 def probe(
