@@ -69,7 +69,7 @@ def _explain(found: Any) -> None:
 
 
 def recipe(
-    name: str,  # debug, tiny, finetune_tiny_objects, ...; `vicmae recipe` lists them
+    name: str,  # debug, tiny, finetune_tiny_objects, ...: vicmae recipe lists them
     /,
     **values: Any,  # data="FOLDER", out="RUN", steps=100, ...: what is to be other than it says
 ) -> Any:  # a configuration, for `pretrain` or `finetune`
