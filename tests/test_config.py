@@ -89,8 +89,9 @@ def test_senseless_values_are_refused_before_anything_is_opened(kind, name, valu
                      out=str(tmp_path / "run"), device="cpu", **{name: value})
     train = {"pretrain": pretrain, "finetune": finetune}[kind]
     dry = lambda asked: train(replace(asked, dry_run=True))
+    word = name.split("_")[0].rstrip("s")
     for act in (type(config).check, train, dry):
-        with pytest.raises((UserError, ValueError), match=name.split("_")[0].rstrip("s")) as refused:
+        with pytest.raises((UserError, ValueError), match=word) as refused:
             act(config)
         assert "/no/such/folder" not in str(refused.value) and "\n" not in str(refused.value)
     assert not (tmp_path / "run").exists()
