@@ -70,7 +70,6 @@ def _explain(found: Any) -> None:
 
 def recipe(
     name: str,  # debug, tiny, finetune_tiny_objects, ...: vicmae recipe lists them
-    /,
     **values: Any,  # data="FOLDER", out="RUN", steps=100, ...: what is to be other than it says
 ) -> Any:  # a configuration, for `pretrain` or `finetune`
     "Values of a run: a recipe by name, with some of its values changed."

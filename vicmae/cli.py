@@ -124,6 +124,7 @@ def _join(args: list[str], several: list[str]) -> list[str]:
     rest, found, at = [], {}, None
     for word in args:
         option, equals, value = word.partition("=")
+        option = option.replace("_", "-")
         if option.startswith("-") and len(option) > 1:
             at = found.setdefault(option, []) if option in several else None
             if at is None:
@@ -219,7 +220,8 @@ def _find(args: list[str]) -> tuple[str, list[str]]:
         print(usage(kinds))
         sys.exit(0)
     if kinds:
-        raise BadValue(f"say which: vicmae {', '.join(kinds)}; {near(' '.join(args), kinds)}")
+        meant = near(" ".join(args), kinds)
+        raise BadValue(f"say which: vicmae {', '.join(kinds)}" + (f"; {meant}" if meant else ""))
     first = tuple(dict.fromkeys(name.split()[0] for name in COMMANDS))
     raise BadValue(unknown("command", args[0], first))
 
