@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 from vicmae.checkpoints import load_model
 from vicmae.cli import main
 from vicmae.config import BESIDE, RunConfig, differences, facts_of, method_of, with_stored
-from vicmae.figures import UserError
 from vicmae.finetune_recipes import FINETUNE_RECIPES, FinetuneConfig
 from vicmae.pretrain import pretrain
 from vicmae.recipes import RECIPES, PretrainConfig, describe, get_recipe, source_of
