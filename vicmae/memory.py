@@ -86,14 +86,15 @@ def _activations(trainer: Trainer, micro: float) -> dict[str, float]:
         block = _kept(trainer, few)[0].largest / few
         task.model.activation_checkpointing = True
     local, copies = (two - one) / few * micro, max(2 * one - two, 0)
-    exact, far = trainer.exact and config.accum_iter > 1, 0
+    exact, far, matrix = trainer.exact and config.accum_iter > 1, 0, 0
     if task.whole is not None:
         rows = micro * config.accum_iter if exact else micro
-        far = _kept(trainer, max(round(rows), 1), features)[0].total
+        whole = _kept(trainer, max(round(rows), 1), features)[0]
+        far, matrix = whole.total, whole.tensor
     return {
         "bf16 weights": copies,
         "activations": max(local, far) if exact else local + far,
-        "working": max(block * micro, far),  # in the backward pass
+        "working": max(block * micro, 2 * matrix),  # in the backward pass
     }
 
 

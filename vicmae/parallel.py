@@ -65,7 +65,8 @@ class Kept:
         weights: Sequence[Tensor] = (),  # left out
         parts: Sequence[nn.Module] = (),  # of which the largest is looked for
     ):
-        self.total, self.largest, self._held = 0, 0, {self._key(w): w for w in weights}
+        self.total, self.largest, self.tensor = 0, 0, 0  # the largest part; the largest tensor
+        self._held = {self._key(w): w for w in weights}
         self._parts, self._begun, self._hooks = parts, 0, []
 
     @staticmethod
@@ -76,8 +77,8 @@ class Kept:
     def _note(self, x: Tensor) -> Tensor:
         "Count a tensor that is kept, if it is new; it is held meanwhile."
         if self._key(x) not in self._held:
-            self._held[self._key(x)] = x
-            self.total += x.untyped_storage().nbytes()
+            self._held[self._key(x)], size = x, x.untyped_storage().nbytes()
+            self.total, self.tensor = self.total + size, max(self.tensor, size)
         return x
 
     def _enter(self, *_: object) -> None:
