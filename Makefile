@@ -1,4 +1,4 @@
-# Everything from a bare clone: `make demo`, `make test`. Works with GNU make 3.81 and later.
+# Everything from a bare clone: `make lab`, `make demo`, `make test`. Works with GNU make 3.81 and later.
 PYTHON ?= python3
 VENV   ?= .venv
 PY      = $(VENV)/bin/python
@@ -6,9 +6,10 @@ STAMP   = $(VENV)/.stamp
 README ?= README.md
 DEMO   ?= runs/demo
 JOBS   ?= 2
+LAB    ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test variations docs notebooks readme hooks clean
+.PHONY: help env lab demo test variations docs notebooks readme hooks clean
 
 help:       ## say what there is to make
 	@sed -n 's/^\([a-z]*\): .*## /  make \1|/p' Makefile | awk -F'|' '{printf "%-20s%s\n", $$1, $$2}'
@@ -23,6 +24,10 @@ $(STAMP): settings.ini setup.py
 	  || $(PY) -m pip install --quiet --upgrade pip
 	$(PY) -m pip install --quiet --editable '.[dev]'
 	@touch $(STAMP)
+
+lab: $(STAMP) ## open JupyterLab on the notebooks, in .venv (LAB="--no-browser --port 8899")
+	JUPYTER_PREFER_ENV_PATH=1 $(PY) -m jupyterlab --ServerApp.root_dir="$(CURDIR)" \
+	  --LabApp.default_url=/lab/tree/nbs/index.ipynb $(LAB)
 
 demo: $(STAMP) ## pretrain the debug recipe on data_samples/ and say where the results lie
 	$(VENV)/bin/vicmae pretrain --recipe debug --data data_samples --out $(DEMO) --resume

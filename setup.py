@@ -27,7 +27,7 @@ setup(
     keywords=cfg["keywords"].split(),
     classifiers=["Programming Language :: Python :: 3", "Intended Audience :: Science/Research"],
     packages=[cfg["lib_name"]],
-    package_data={cfg["lib_name"]: ["*.json", "*.safetensors", "samples/*"]},
+    package_data={cfg["lib_name"]: ["py.typed", "*.json", "*.safetensors", "samples/*"]},
     python_requires=">=" + cfg["min_python"],
     install_requires=cfg["requirements"].split(),
     extras_require=extras,

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from project import BADGE, ROOT, THUMBS, Page, Settings, pages, parts, settings, source  # noqa: E402
+from project import BADGE, ROOT, Page, Settings, pages, parts, settings, source  # noqa: E402
 
 MARK = "# Only on Google Colab: "  # opens the second line of the cell; by it the cell is found
 MAP = ("<!-- map of the notebooks: python docs/badges.py -->", "<!-- end of the map -->")
@@ -103,31 +103,15 @@ def to_json(
     return json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
 
 
-def row(
-    cfg: Settings,
-    page: Page,
-) -> str:
-    "One line of the map: thumbnail, title, sentence, module, badge."
-    path = f"../nbs/{page.stem}.ipynb"
-    picture = (f'<a href="{path}"><img src="../{THUMBS}/{page.stem}.jpg" width="112" '
-               f'alt="{page.stem}"></a>')
-    module = f" `{cfg.name}.{page.module}`" if page.module else ""
-    title = page.title.replace("|", "\\|")
-    sentence = page.subtitle.replace("|", "\\|")
-    return (f"| {picture} | **[{page.stem.split('_')[0]} · {title}]({path})**{module}<br>"
-            f"{sentence} | {badge(cfg, page.stem)} |")
-
-
 def notebook_map(
-    cfg: Settings,
     every: list[Page],  # in reading order
 ) -> str:
-    "The map of all notebooks, by parts, in Markdown."
-    blocks = []
+    "The map of all notebooks in Markdown: a line a part, a link a notebook."
+    lines = []
     for part, members in parts(every).items():
-        rows = "\n".join(row(cfg, page) for page in members)
-        blocks.append(f"### {part}\n\n| | notebook | run it |\n|---|---|---|\n{rows}")
-    return "\n\n".join(blocks)
+        links = [f"[{page.stem.replace('_', ' ')}](../nbs/{page.stem}.ipynb)" for page in members]
+        lines.append(f"- **{part}**: {' · '.join(links)}")
+    return "\n".join(lines)
 
 
 def updated_index(
@@ -138,7 +122,7 @@ def updated_index(
     "The index with its map of the notebooks, its Colab links and its clone command written anew."
     notebook, found = json.loads(raw), 0
     pattern = re.compile(re.escape(MAP[0]) + r".*?" + re.escape(MAP[1]), re.S)
-    text = f"{MAP[0]}\n\n{notebook_map(cfg, every)}\n\n{MAP[1]}"
+    text = f"{MAP[0]}\n\n{notebook_map(every)}\n\n{MAP[1]}"
     for cell in notebook["cells"]:
         new, count = pattern.subn(lambda _: text, source(cell))
         new = re.sub(r"https://colab\.research\.google\.com/github/[^)\s]+/blob/[^)\s]+?/(nbs/\w+"

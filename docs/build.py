@@ -117,7 +117,7 @@ def header(
     file = f"nbs/{page.stem}.ipynb"
     links = [f"[Open in Colab]({cfg.colab_url(file)})", f"[Notebook]({cfg.file_url(file)})"]
     if page.module:
-        links.append(f"[`{cfg.name}.{page.module}`](api/{page.module}.rst)")
+        links.append(f"[`{full_name(page, cfg)}`](api/{page.module}.rst)")
     return "{.where}\n" + " · ".join(links)
 
 
@@ -207,15 +207,24 @@ def site_index(
     return to_json(notebook)
 
 
+def full_name(
+    page: Page,
+    cfg: Settings,
+) -> str:
+    "Name under which a module is imported: the package itself is `__init__`."
+    return cfg.name if page.module == "__init__" else f"{cfg.name}.{page.module}"
+
+
 def module_page(
     page: Page,
     cfg: Settings,
 ) -> str:  # reStructuredText
     "A page for the public names of a module."
-    full = f"{cfg.name}.{page.module}"
+    full = full_name(page, cfg)
+    here = " recipe" if full == cfg.name else ""  # the other names have pages of their own
     return (f"{full}\n{'=' * len(full)}\n\n"
             f".. container:: where\n\n   Written, step by step, in :doc:`../{page.stem}`.\n\n"
-            f".. automodule:: {full}\n   :members:\n")
+            f".. automodule:: {full}\n   :members:{here}\n")
 
 
 def api_index(
@@ -223,7 +232,7 @@ def api_index(
     every: list[Page],
 ) -> str:  # reStructuredText
     "The list of modules, in the order of reading and importing."
-    rows = "".join(f"   * - :doc:`{cfg.name}.{p.module} <{p.module}>`\n     - {rst(p.subtitle)}\n"
+    rows = "".join(f"   * - :doc:`{full_name(p, cfg)} <{p.module}>`\n     - {rst(p.subtitle)}\n"
                    for p in every if p.module)
     entries = "".join(f"   {p.module}\n" for p in every if p.module)
     return ("API\n===\n\nModules in the order of reading and importing: one uses only those above "
@@ -253,7 +262,7 @@ def public_names(
     "Public names that one module alone has, and that no word of prose is: name -> module.name."
     found: dict[str, list[str]] = {}
     for page in every:
-        if not page.module:
+        if page.module in ("", "__init__"):
             continue
         text = (package / f"{page.module}.py").read_text(encoding="utf-8")
         names = re.search(r"^__all__ = \[(.*?)\]", text, re.M | re.S)
@@ -348,6 +357,9 @@ def main() -> None:
     except ValueError as error:
         raise SystemExit(f"docs: {error}") from None
     print(f"{count} pages: open {args.out}/index.html")
+    if what := settings().placeholder:
+        print(f"note: {what!r} in settings.ini is a placeholder, and so is every link to "
+              f"{settings().git_url}: decide it before this is published")
 
 
 if __name__ == "__main__":

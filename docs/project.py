@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # A part of the book begins at this notebook: a new one falls into its part by its number.
 PARTS = [("00", "The method"), ("11a", "Checkpoints and features"), ("15", "Training"),
          ("17a", "Evaluation and fine-tuning"), ("20", "Seeing and touching"),
-         ("23", "On a cluster"), ("26", "The command"), ("30", "Tutorials")]
+         ("23", "On a cluster"), ("25", "Two doors: Python and the command"), ("30", "Tutorials")]
 BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
 THUMBS = "nbs/images/thumbs"
 
@@ -29,6 +29,7 @@ class Settings(NamedTuple):
     nbs: Path
     out: Path  # where the site is built
     colab_requirements: list[str]  # what the first cell installs on Colab beside the package
+    placeholder: str  # what is still to be decided, as settings.ini says; "": nothing
 
     def file_url(self, path: str) -> str:
         "Address of a file or folder of the repository."
@@ -66,7 +67,7 @@ def settings(
     extra = [r for r in cfg["explore_requirements"].split() if r.startswith("anywidget")]
     return Settings(cfg["lib_name"], cfg["version"], cfg["description"], cfg["author"],
                     cfg["copyright"], cfg["branch"], cfg["git_url"], root / cfg["nbs_path"],
-                    root / cfg["doc_path"], extra)
+                    root / cfg["doc_path"], extra, cfg.get("placeholder", ""))
 
 
 def source(

@@ -24,6 +24,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -75,26 +76,34 @@ def children() -> list[int]:
     return [int(word) for word in Path(path).read_text().split()]
 
 
+def watch(before_step: Callable[[dict, int], None]) -> None:
+    "Have a function called with each batch and its step (from 0), before it is used."
+    from vicmae.trainer import CALLBACKS, Callback
+
+    class Watch(Callback):
+        def before_step(self, trainer, batch, step):
+            before_step(batch, step)
+
+    CALLBACKS.append(Watch())
+
+
 def hit(faults: list[dict]) -> None:
     "Faults before a step; in a process that torchrun has started anew only those with 'again'."
-    import vicmae.job as module
+    restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
-    real, restarts = module.train_step, int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-
-    def step_fn(model, task, batch, step, **options):
+    def before_step(batch: dict, step: int) -> None:
         for fault in faults:
             last = fault.get("last", fault["step"])
             mine = fault.get("rank") in (None, rank()) and (not restarts or fault.get("again"))
             if mine and fault["step"] <= step + 1 <= last:
                 act(fault, batch)
-        return real(model, task, batch, step, **options)
 
-    module.train_step = step_fn
+    watch(before_step)
 
 
 def decode(fault: dict) -> None:
     "A signal, sent once, while the cache is being filled: to the run, its group, or a decoder."
-    import vicmae.dataset as module
+    import vicmae.frames as module
 
     real, seen, main = module.decode_small, [], os.getpid()
 
@@ -116,36 +125,29 @@ def limit(fault: dict) -> None:
     "Files cannot grow beyond a size: writing more gives EFBIG, as a full disk gives ENOSPC."
     if not fault.get("step"):
         return resource.setrlimit(resource.RLIMIT_FSIZE, (fault["bytes"],) * 2)
-    import vicmae.job as module
 
-    real = module.train_step
-
-    def step_fn(model, task, batch, step, **options):
+    def before_step(batch: dict, step: int) -> None:
         if step + 1 == fault["step"] and fault.get("rank") in (None, rank()):
             resource.setrlimit(resource.RLIMIT_FSIZE, (fault["bytes"],) * 2)
-        return real(model, task, batch, step, **options)
 
-    module.train_step = step_fn
+    watch(before_step)
 
 
 def clock(fault: dict) -> None:
     "The wall clock jumps; the monotonic one does not, as on a real machine."
-    import vicmae.job as module
+    now, date, jump = time.time, time.strftime, [0]
 
-    real, now, date, jump = module.train_step, time.time, time.strftime, [0]
-
-    def step_fn(model, task, batch, step, **options):
+    def before_step(batch: dict, step: int) -> None:
         jump[0] = fault["jump"] * (step + 1 >= fault["step"])
-        return real(model, task, batch, step, **options)
 
-    module.train_step = step_fn
+    watch(before_step)
     time.time = lambda: now() + jump[0]
     time.strftime = lambda form, at=None: date(form, at or time.localtime(now() + jump[0]))
 
 
 def minutes(fault: dict) -> None:
     "Another patience between ranks than ten minutes."
-    import vicmae.job as module
+    import vicmae.trainer as module
 
     real = module.setup
     module.setup = lambda device: real(device, fault["minutes"])
@@ -184,10 +186,10 @@ def serve(pictures: bool) -> None:
     import tqdm  # noqa: F401
     import tyro.constructors  # noqa: F401
 
-    from vicmae import job, pretrain
+    from vicmae import pretrain, trainer
 
     if not pictures:
-        job.draw_losses = pretrain.draw_reconstruction = lambda *args: None
+        trainer.draw_losses = pretrain.draw_reconstruction = lambda *args: None
     reader = os.fdopen(os.dup(0), "rb", 0)
     print(json.dumps({"ready": os.getpid()}), flush=True)
     while True:

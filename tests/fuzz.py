@@ -479,12 +479,12 @@ def settle() -> None:
     "What a forked process has of its own: one thread, a limit of pixels, no figures on disk."
     import torch
 
-    from vicmae import pretrain, run, task
+    from vicmae import log, pretrain, task
 
     os.environ |= ENVIRONMENT
     torch.set_num_threads(1)
     nothing = lambda *args, **options: None  # noqa: E731  # two thirds of the time of a short run
-    pretrain.draw_reconstruction = run.save_figure = task.save_figure = nothing
+    pretrain.draw_reconstruction = log.save_figure = task.save_figure = nothing
 
 
 def command_in(args: list[str], place: Path) -> None:
@@ -509,7 +509,7 @@ def prepare_stock(folder: Path) -> Stock:
     "Import everything once, and make the sound files, some with the commands themselves."
     os.environ.setdefault("MPLBACKEND", "Agg")
     for name in ("matplotlib.pyplot", "sklearn.linear_model", "tqdm", "uniplot", "vicmae.show",
-                 "vicmae.finetune_launch", "vicmae.launch", "vicmae.visualize", "vicmae.watch"):
+                 "vicmae.finetune", "vicmae.launch", "vicmae.visualize", "vicmae.watch"):
         import_module(name)
     os.environ["SVT_LOG"] = "1"  # an encoder that talks
     stock = Stock(folder, command_in)

@@ -156,7 +156,7 @@ def pickled(content: Any, old: bool = False) -> bytes:
 
 def checkpoint_stock(folder: Path, runs: dict[str, dict[str, bytes]]) -> dict:
     "Checkpoints of our own and of the authors' kind."
-    from vicmae.checkpoints import save_model
+    from vicmae.weights import save_model
 
     model = small_model()
     state = {name: value.clone() for name, value in model.state_dict().items()}
@@ -220,7 +220,7 @@ class Stock:
         self.folder = folder
         self.pictures, self.clips = picture_stock(), clip_stock()
         data_folders(folder, self.clips, self.pictures)
-        from vicmae.checkpoints import save_model
+        from vicmae.weights import save_model
 
         save_model(folder / "model.safetensors", small_model())
         self.runs = {}

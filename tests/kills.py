@@ -25,7 +25,7 @@ from pathlib import Path
 import faulty
 import torch
 
-from vicmae.checkpoints import checkpoints_of
+from vicmae.runfolder import RunFolder
 from vicmae.weights import read_tensors
 
 SAMPLES = Path(__file__).parents[1] / "data_samples"
@@ -67,7 +67,8 @@ def differences(run: Path, whole: Path) -> list[str]:
     if mine != good:
         wrong.append(f"metrics: {sum(a != b for a, b in zip(mine, good))} rows of {len(mine)}")
     for suffix in (".safetensors", ".optim"):
-        a, b = (read_tensors(checkpoints_of(r)[0].with_suffix(suffix))[0] for r in (run, whole))
+        newest = (RunFolder(r).checkpoints()[0] for r in (run, whole))
+        a, b = (read_tensors(path.with_suffix(suffix))[0] for path in newest)
         bad = [n for n in b if n not in a or not torch.equal(a[n], b[n])]
         wrong += [f"{suffix}: {len(bad)} of {len(b)} tensors"] * bool(bad or set(a) - set(b))
     return wrong

@@ -16,7 +16,6 @@ from vicmae.contrast import Ids, contrast
 from vicmae.distributed import (
     average_gradients,
     cleanup,
-    gather,
     mean_over_ranks,
     rank,
     relative_errors,
@@ -24,9 +23,8 @@ from vicmae.distributed import (
     world_size,
 )
 from vicmae.model import ViCMAE, vicmae_vit_debug
-from vicmae.parallel import Parallel, parallelize
 from vicmae.recipes import get_recipe
-from vicmae.task import pretrain_task
+from vicmae.task import PretrainTask
 from vicmae.train import exact_gradients, plain_gradients, split_batch
 from vicmae.views import normalize
 
@@ -58,22 +56,21 @@ def gradients(model: ViCMAE, batch: dict, config, how: str = "", again: bool = F
               mean: bool = True) -> tuple[dict, dict]:
     "Named losses and gradients; `how`: ddp or fsdp, or empty for one process with these rows."
     model = copy.deepcopy(model)
-    ready = (parallelize(model, CPU, how, activation_checkpointing=again) if how
-             else Parallel(model.represent, None, ()))
-    task = pretrain_task(model, ready, config, STEPS)
+    task = PretrainTask(model, config, STEPS)
+    if how:
+        task.prepare_distributed(CPU, how, activation_checkpointing=again)
     if not how and config.batch_stats == "device":
         def whole(pooled, rows, step):
             ids = Ids(rows["sample"], rows["video"], rows["times"], rows["shift"])
             loss = contrast(pooled, ids, InChunks(model.projector, world_size()),
                             temperature=model.temperature).loss_contrast
             return {"loss": config.lam * loss, "loss_contrast": loss}
-        task = task._replace(whole=whole)
+        task.whole = whole
     if not how:
-        vicmae.task.gather = lambda x: x         # this one process has the whole batch already
+        task.gather = lambda x: x                # this one process has the whole batch already
     parts = list(split_batch(batch, config.accum_iter))
     named = (exact_gradients(task, parts, batch, STEP) if config.exact_accum
              else plain_gradients(task, parts, STEP))
-    vicmae.task.gather = gather
     if mean:
         average_gradients(task.replicated)
     full = lambda g: g.full_tensor() if hasattr(g, "full_tensor") else g

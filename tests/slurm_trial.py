@@ -26,6 +26,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from vicmae.launch import SlurmOptions, write_slurm
+from vicmae.pretrain import pretrain
 from vicmae.recipes import get_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -135,7 +136,7 @@ class Trial:
         options = SlurmOptions(nodes=nodes, processes_per_node=2 // nodes,
                                cpus_per_task=2 // nodes, job_name=name, **options)
         with contextlib.redirect_stdout(None):
-            write_slurm(options, self.arguments, config)
+            write_slurm(options, self.arguments, config, pretrain)
 
     def note(self, text: str) -> None:
         """Say what happened, and when."""

@@ -25,27 +25,21 @@ import pytest
 import torch
 from waiting import PATIENCE
 
-from vicmae.checkpoints import load_model, rebuild, save_model, save_tensors
+from vicmae.checkpoints import load_model, rebuild
 from vicmae.classifier import Classifier
+from vicmae.config import method_of
 from vicmae.files import ErrorReport, read_object, read_rows
 from vicmae.follow import RunReader, headline
-from vicmae.job import open_run
+from vicmae.foreign import open_weights
+from vicmae.log import MetricsFile, draw_losses
 from vicmae.model import ViCMAE, vicmae_vit_debug
-from vicmae.recipes import METHOD, get_recipe
+from vicmae.recipes import PretrainConfig, get_recipe
 from vicmae.records import write_rows
-from vicmae.run import (
-    MetricsFile,
-    draw_losses,
-    keep_damaged,
-    newest_checkpoint,
-    read_metrics,
-    read_status,
-    run_settings,
-    save_checkpoint,
-)
+from vicmae.runfolder import RunFolder
 from vicmae.train import time_shares
+from vicmae.trainer import open_run
 from vicmae.watch import draw_run, text_frame
-from vicmae.weights import CheckpointError, open_weights, read_tensors
+from vicmae.weights import CheckpointError, read_tensors, save_model, save_tensors
 
 HEADS = {"num_heads": 2, "decoder_num_heads": 2}
 SIZES = dict(
@@ -327,7 +321,7 @@ def test_nothing_is_run(tmp_path, what):
     saved(checkpoint, {"model": bad})
     saved(checkpoint.with_suffix(".optim"), {"model": bad})
     with pytest.raises(CheckpointError):
-        newest_checkpoint(tmp_path / "run", say=lambda text: None)
+        RunFolder(tmp_path / "run").newest(say=lambda text: None)
     assert not (tmp_path / "ran").exists()
 
 
@@ -493,7 +487,7 @@ def trained():
 
 def a_run(folder: Path, trained, steps: int = 9, **config) -> Path:
     "A run's folder after two steps."
-    save_checkpoint(folder, *trained, 2, {"steps": steps, "blr": 0.1, **config})
+    RunFolder(folder).save(*trained, 2, {"steps": steps, "blr": 0.1, **config})
     write_rows(folder / "metrics.jsonl", [
         {"step": s, "loss": 1.0, "seconds": 1.0, "data_s": 0.1, "other_s": 0.1} for s in (1, 2)])
     (folder / "config.json").write_text(json.dumps({"steps": steps, "blr": 0.1, **config}))
@@ -512,20 +506,20 @@ def test_a_runs_files_may_hold_anything(tmp_path, trained, how, capsys):
     text_frame(reader).encode()
     if how in FIGURES:
         draw_run(reader).canvas.draw()
-    settings, note = run_settings(run)  # and then the run goes on
+    settings, note = RunFolder(run).settings()  # and then the run goes on
     if how not in ("surrogate", "many keys", "CRLF", "disorder", "cut", "wild", "huge number"):
         assert settings == {"steps": 9, "blr": 0.1} and "config.json" in note
-    assert set(read_status(run)) <= {"state", "step", "steps", "reason", "time"}
+    assert set(RunFolder(run).status()) <= {"state", "step", "steps", "reason", "time"}
     report = ErrorReport(run / "skipped.jsonl")
     assert all(isinstance(path, str) for path in report.files) and isinstance(report.summary(), str)
-    keep_damaged(run)
+    RunFolder(run).keep_damaged()
     metrics = MetricsFile(run / "metrics.jsonl", 2)
     metrics.add({"step": 3, "loss": 0.5})
-    rows = read_metrics(run / "metrics.jsonl")
+    rows = RunFolder(run).metrics()
     assert rows[-1] == {"step": 3, "loss": 0.5} and all(row["step"] <= 3 for row in rows)
     assert [row["step"] for row in rows] == sorted({row["step"] for row in rows})
     if how in FIGURES:
-        draw_losses(run)
+        draw_losses(RunFolder(run))
     time_shares(rows)
     said = capsys.readouterr().out
     if how in ("noise", "types", "deep", "folder"):
@@ -537,25 +531,26 @@ def test_a_runs_files_may_hold_anything(tmp_path, trained, how, capsys):
 
 def test_a_resume_compares_with_the_settings_that_are_left(tmp_path, trained):
     recipe = get_recipe("debug")
-    values = {name: getattr(recipe, name) for name in METHOD} | {"seed": 0, "data": "d", "steps": 9}
+    values = {name: getattr(recipe, name) for name in method_of(PretrainConfig)}
+    values |= {"seed": 0, "data": "d", "steps": 9}
     run = a_run(tmp_path / "run", trained, **values)
     (run / "config.json").write_text('{"steps": 9, "bl')
     again = replace(recipe, out=str(run), data="d", resume=True, steps=None, seed=0)
-    assert open_run(again, METHOD).steps == 9
-    with pytest.raises(ValueError, match="blr was"):
-        open_run(replace(again, blr=77.0), METHOD)
+    assert open_run(again).steps == 9
+    with pytest.raises(ValueError, match="weight_decay was"):
+        open_run(replace(again, weight_decay=77.0))
     with pytest.raises(ValueError, match="holds a run already"):
-        open_run(replace(again, resume=False), METHOD)
+        open_run(replace(again, resume=False))
 
 
 def test_checkpoints_that_are_no_use_are_named_and_never_trained_over(tmp_path, trained):
     run, said = a_run(tmp_path / "run", trained), []
-    save_checkpoint(run, *trained, 4, {}, keep=9)
+    RunFolder(run).save(*trained, 4, {}, keep=9)
     newest = run / "checkpoints/step_00000004.safetensors"
     whole = newest.read_bytes(), newest.with_suffix(".optim").read_bytes()
 
     def passed_over(word: str) -> None:
-        assert newest_checkpoint(run, said.append).step == 2 and word in said.pop()
+        assert RunFolder(run).newest(said.append).step == 2 and word in said.pop()
         newest.write_bytes(whole[0]), newest.with_suffix(".optim").write_bytes(whole[1])
 
     for path, name in ((newest, "cls_token"), (newest.with_suffix(".optim"), "exp_avg/cls_token")):
@@ -572,7 +567,7 @@ def test_checkpoints_that_are_no_use_are_named_and_never_trained_over(tmp_path, 
     for path in run.glob("checkpoints/*.safetensors"):
         path.write_bytes(b"gone")
     with pytest.raises(CheckpointError, match="none of its checkpoints can be used"):
-        newest_checkpoint(run, said.append)
+        RunFolder(run).newest(said.append)
 
 
 def test_names_that_are_no_utf8_go_through_a_runs_files(tmp_path):

@@ -12,14 +12,14 @@ from torch import nn
 from waiting import PATIENCE
 
 from vicmae.autoencoder import MaskedAutoencoder
-from vicmae.checkpoints import load_model, load_strict
+from vicmae.checkpoints import load_model
 from vicmae.classifier import (Classifier, average_views, classify_views, from_pretrained, inflate,
                                layer_groups)
 from vicmae.features import extract_features
-from vicmae.memory import kept_bytes
+from vicmae.parallel import kept_bytes
 from vicmae.model import ViCMAE, vicmae_vit_debug
 from vicmae.views import normalize
-from vicmae.weights import CheckpointError
+from vicmae.weights import CheckpointError, load_strict
 
 try:
     from timm.optim import param_groups_layer_decay
@@ -164,7 +164,7 @@ def test_wrong_views_get_one_sentence() -> None:
     pictures, clips = Classifier(2, **SMALL), Classifier(2, num_frames=4, **SMALL)
     for model, shape in ((pictures, (1, 2, 3, 32, 32)), (clips, (1, 3, 32, 32)),
                          (clips, (1, 8, 3, 32, 32)), (pictures, (1, 3, 40, 40))):
-        with pytest.raises(ValueError, match="this classifier takes"):
+        with pytest.raises(ValueError, match="this model takes"):
             model(torch.zeros(shape))
     assert pictures(torch.zeros(1, 1, 3, 32, 32)).shape == (1, 2)  # a clip of one frame
 

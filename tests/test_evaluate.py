@@ -15,24 +15,28 @@ from PIL import Image
 from waiting import PATIENCE
 
 import vicmae.features as features
-from vicmae.checkpoints import load_model, save_model
-from vicmae.evaluate import PROBES, fit_recipe, train_linear
-from vicmae.features import FrameViews, extract_features, features_of, knn_scores
+from vicmae.checkpoints import load_model
+from vicmae.weights import save_model
+from vicmae.classifier import from_pretrained
+from vicmae.features import extract_features, features_of, knn_scores
 from vicmae.files import DataError, DatasetMissing
-from vicmae.labelled import open_labelled
+from vicmae.frames import Frames, first_frame
+from vicmae.labelled import of_kind, open_labelled, take
 from vicmae.model import vicmae_vit_tiny_patch8
 from vicmae.probes import (
     LADDER,
+    Knn,
+    Linear,
     average_precision,
     doubts,
-    evaluate_knn,
-    evaluate_linear,
+    evaluate_probe,
     linear_scores,
     metrics,
     wilson,
 )
-from vicmae.sampling import hold_out
+from vicmae.sampling import hold_out, test_views
 from vicmae.transfer import EvaluateConfig, TransferConfig, evaluate, open_parts, transfer
+from vicmae.views import normalize
 from vicmae.world import OBJECTS, make_picture, write_world
 
 pytestmark = pytest.mark.filterwarnings("error::UserWarning")  # a test must expect what is said
@@ -68,8 +72,8 @@ def pictures(tmp_path):
 @pytest.fixture
 def counted(monkeypatch):
     "Samples that were opened since, by position."
-    opened, frames = [], FrameViews.frames
-    monkeypatch.setattr(FrameViews, "frames", lambda s, i: opened.append(i) or frames(s, i))
+    opened, read = [], Frames.read
+    monkeypatch.setattr(Frames, "read", lambda s, i, *pick: opened.append(i) or read(s, i, *pick))
     return opened
 
 
@@ -160,11 +164,47 @@ def test_worker_processes_and_arrays_give_the_same(tiny, pictures):
     x = quick(tiny, pictures)
     again = features_of(tiny, pictures, cache=None, workers=2, batch_size=2)  # helpers, time limit
     torch.testing.assert_close(again, x, rtol=1e-4, atol=1e-5)
-    images = np.stack([pictures.picture(i) for i in range(len(pictures))])
+    stills = [pictures.frames().read(i, first_frame)[0] for i in range(len(pictures))]
+    images = torch.stack(stills).permute(0, 2, 3, 1).contiguous().numpy()
     arrays = replace(pictures, images=images)
     torch.testing.assert_close(quick(tiny, arrays), x, rtol=1e-4, atol=1e-5)
     direct = extract_features(tiny, torch.from_numpy(images).permute(0, 3, 1, 2))
     torch.testing.assert_close(x, direct, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.floats
+def test_features_of_a_classifier_are_what_its_head_is_given(tiny, pictures, tmp_path):
+    """A new head on a backbone: the backbone's features; a model of clips sees clips."""
+    classifier = from_pretrained(tiny, list("abc")).eval()
+    assert torch.equal(quick(classifier, pictures), quick(tiny, pictures))
+    write_world(tmp_path / "clips", 3, 0, "train", 12, 32, workers=0, progress=False)
+    clips = of_kind(open_labelled(str(tmp_path / "clips")), "clip")
+    assert torch.equal(quick(classifier, clips), quick(tiny, clips))
+    of_clips = from_pretrained(tiny, list("abc"), num_frames=4).eval()
+    x = quick(of_clips, clips, num_frames=8, sampling_rate=2)
+    for i in range(len(clips)):  # two clips of four frames, by hand
+        index = test_views(12, 4, 2, 2)[0]
+        views = clips.frames(time_limit=None).read(i, lambda clip, index=index: index)
+        with torch.no_grad():
+            by_hand = of_clips.forward_features(normalize(views)).mean(0)
+        torch.testing.assert_close(x[i], by_hand, rtol=1e-4, atol=1e-5)
+    keys = lambda: {path.name for path in (tmp_path / "c").iterdir()}
+    for model, options in ((tiny, {}), (classifier, {}), (of_clips, {"sampling_rate": 2}),
+                           (of_clips, {"sampling_rate": 1})):
+        quick(model, take(clips, [0]), cache=tmp_path / "c", **options)
+    assert len(keys()) == 4
+
+
+def test_a_fine_tuned_checkpoint_is_evaluated_and_said_to_be_one(tiny, tmp_path, capsys):
+    folder_set(tmp_path / "set")
+    save_model(tmp_path / "run" / "classifier.safetensors", from_pretrained(tiny, list("abc")))
+    for method in ("knn", "linear"):
+        asked = evaluate_config(tmp_path, method=method)
+        plain = evaluate(asked)
+        tuned = evaluate(replace(asked, checkpoint=str(tmp_path / "run")))
+        assert tuned["value"] == plain["value"]
+        assert "was fine-tuned with labels" in str(tuned["cautions"])
+        assert "was fine-tuned with labels" not in str(plain["cautions"])
 
 
 def test_weights_that_are_not_finite_are_said(pictures):
@@ -186,8 +226,9 @@ RANKS = """
 import sys, torch
 import vicmae.features as features
 from vicmae.checkpoints import load_model
+from vicmae.weights import save_model
 from vicmae.distributed import cleanup, rank, setup
-from vicmae.labelled import open_labelled
+from vicmae.labelled import of_kind, open_labelled, take
 features.CHUNK = 4
 setup(torch.device("cpu"))
 data, model = open_labelled(sys.argv[1], "train"), load_model("tiny")
@@ -324,36 +365,14 @@ def test_warm_start_and_start_from_zero_agree():
         assert np.abs(alone - path[i]).max() < 0.02 * np.abs(alone).max()
 
 
-@pytest.mark.floats
-def test_trained_probe_solves_the_exact_problem():
-    (x, y), (xt, yt) = blobs(), blobs(2000, seed=1)
-    exact = next(linear_scores(x, y, xt, 4, [1e-2]))
-    head = train_linear(x, y, penalty=1e-2, steps=1500, warmup=150)
-    scores = head(xt).detach().numpy()
-    assert (scores.argmax(1) == exact.argmax(1)).mean() > 0.97
-    assert abs(metrics(scores, yt).value - metrics(exact, yt).value) < 0.01
-    again = train_linear(x, y, penalty=1e-2, steps=1500, warmup=150)
-    assert torch.equal(again[1].weight, head[1].weight)  # seeded
-
-
-@pytest.mark.floats
-def test_trained_probe_of_several_labels():
-    (x, y), (xt, yt) = blobs(), blobs(seed=1)
-    table, test = (torch.nn.functional.one_hot(t, 4).float() for t in (y, yt))
-    table[::5] = torch.nan
-    head = train_linear(x, table, penalty=1e-2, steps=800, warmup=80)
-    trained = metrics(head(xt).detach(), test, "map").value
-    assert abs(trained - evaluate_linear(x, table, xt, test, "map").metrics.value) < 0.03
-
-
 def test_class_that_is_never_learned_and_data_with_one_class():
     (x, y), (xt, yt) = blobs(), blobs(seed=1)
     some = y != 3
-    found = evaluate_linear(x[some], y[some], xt, yt, num_classes=4)
+    found = evaluate_probe(Linear(), x[some], y[some], xt, yt, num_classes=4)
     assert found.metrics.per_class[3] == 0 and found.scores.shape == (600, 4)
-    assert evaluate_knn(x[some], y[some], xt, yt).metrics.per_class[3] == 0
+    assert evaluate_probe(Knn(), x[some], y[some], xt, yt).metrics.per_class[3] == 0
     with pytest.raises(DataError, match="two classes"):
-        evaluate_linear(x[y == 0], y[y == 0], xt, yt)
+        evaluate_probe(Linear(), x[y == 0], y[y == 0], xt, yt)
 
 
 def test_held_out_samples():
@@ -362,16 +381,6 @@ def test_held_out_samples():
     assert np.bincount(y[held], minlength=3).tolist() == [2, 1, 0]
     assert hold_out(np.arange(10)).sum() == 2  # one sample a class: any two
     assert hold_out(np.zeros((10, 3))).sum() == 2
-
-
-def test_recipe_at_its_own_size_is_untouched():
-    fitted = fit_recipe("mae", 1281167)
-    assert fitted[:4] == (16384, 90 * 78, 10 * 78, pytest.approx(6.4)) and not fitted.note
-    assert fit_recipe("paper", 1281167).steps == 7800
-    small = fit_recipe("mae", 100)
-    assert small.batch_size <= 50 and "instead of 16384" in small.note
-    with pytest.raises(ValueError, match="unknown probe 'x'"):
-        fit_recipe("x", 10)
 
 
 # ---------------------------------------------------------------- whole data sets
@@ -417,14 +426,13 @@ def test_roles_of_splits(tmp_path):
         open_parts(evaluate_config(tmp_path, kind="clip"))
 
 
-def test_clips_by_another_column_and_a_trained_probe(tmp_path, monkeypatch):
-    monkeypatch.setitem(PROBES, "mae", replace(PROBES["mae"], epochs=3, warmup=1))
+def test_clips_by_another_column(tmp_path):
     write_world(tmp_path / "train", 10, 2, "train", 8, 32, workers=0, progress=False)
     write_world(tmp_path / "val", 10, 2, "val", 8, 32, workers=0, progress=False)
     config = evaluate_config(tmp_path, data=str(tmp_path / "train"), val_data=str(tmp_path / "val"))
     result = evaluate(replace(config, num_frames=3))
     assert result["train"] == 12 and result["test"] == 12
-    motion = evaluate(replace(config, label="motion", kind="clip", solver="mae"))
+    motion = evaluate(replace(config, label="motion", kind="clip"))
     assert set(motion["per_class"]) != set(result["per_class"]) and motion["train"] == 10
 
 
@@ -530,7 +538,8 @@ def test_order_of_the_rows_decides_nothing(several):
     metric, by_class = ("map", y.argmax(1).argsort()) if several else ("top1", y.argsort())
     mixed = torch.randperm(len(y), generator=torch.Generator().manual_seed(1))
     orders = (by_class, mixed, mixed.flip(0))
-    found = [evaluate_linear(x[o], y[o], xt, yt, metric, penalties=LADDER[::3]) for o in orders]
+    asked = Linear(penalties=LADDER[::3])
+    found = [evaluate_probe(asked, x[o], y[o], xt, yt, metric) for o in orders]
     for other in found[1:]:
         assert other.penalty == found[0].penalty and other.tried == pytest.approx(found[0].tried)
         np.testing.assert_allclose(other.scores, found[0].scores, rtol=1e-6, atol=1e-9)
@@ -544,7 +553,7 @@ def test_linear_probe_of_uneven_classes_has_a_result(sizes):
     x, y = blobs()
     rows = torch.cat([(y == c).nonzero()[:n, 0] for c, n in enumerate(sizes)])
     xt, yt = blobs(seed=1)
-    found = evaluate_linear(x[rows], y[rows], xt, yt, num_classes=4, penalties=LADDER[::3])
+    found = evaluate_probe(Linear(penalties=LADDER[::3]), x[rows], y[rows], xt, yt, num_classes=4)
     assert found.penalty in LADDER and 0 <= found.metrics.value <= 1
     never = [c for c, n in enumerate(sizes) if n == 0]
     assert all(found.metrics.per_class[c] == 0 for c in never)  # cannot be answered rightly
@@ -566,12 +575,16 @@ def test_balanced_accuracy_and_confusion_are_scikit_learns():
 
 
 def test_doubts_are_said_where_there_are_any():
-    names, even = ["a", "b", "c"], np.repeat((0, 1, 2), 20)
-    assert doubts(even, even, names) == [] == doubts(np.zeros((4, 3)), np.zeros((4, 3)), names)
-    assert ["always the" in s for s in doubts(even, even[:20], names)] == [True]
-    said = doubts(even[:40], np.repeat((0, 1, 2), (90, 3, 7)), names)
-    assert len(said) == 3 and "90%" in said[0] and "'c'" in said[1] and "'b' with 3" in said[2]
-    assert "learned and never tested: 'c'" in doubts(even, even[:40], names)[0]
+    names, even = ["a", "b", "c"], np.array([20, 20, 20])
+    say = lambda learned, tested, **how: doubts(np.array(learned), np.array(tested), names, **how)
+    assert say(even, even) == []
+    said = say(even, [20, 0, 0])
+    assert "always the same" in said[0] and "2 of 3 classes (b, c) have no file to test" in said[1]
+    said = say([20, 20, 0], [90, 3, 7])
+    assert len(said) == 3 and "90%" in said[0] and "(c) has no file to learn from" in said[1]
+    assert "(b) has fewer than 5 files to test on (the fewest: 3 of b)" in said[2]
+    assert say([20, 20, 0], [90, 3, 7], flattered=False) == said[1:]
+    assert say([20, 20, 2], [50, 10, 0], single=False) == say([20, 20, 2], [50, 10, 0])[1:]
 
 
 def test_knn_that_has_no_vote_is_refused():

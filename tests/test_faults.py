@@ -19,8 +19,7 @@ import torch
 from faulty import Run, Server, left
 from waiting import PATIENCE, wait_for
 
-from vicmae.checkpoints import checkpoints_of
-from vicmae.run import read_metrics
+from vicmae.runfolder import RunFolder
 from vicmae.weights import read_tensors
 
 SAMPLES = Path(__file__).parents[1] / "data_samples"
@@ -106,7 +105,7 @@ def codes(runs: list[Run]) -> list[int]:
 
 
 def rows(out: Path) -> list[dict]:
-    return read_metrics(out / "metrics.jsonl")
+    return RunFolder(out).metrics()
 
 
 def curve(out: Path) -> list[tuple]:
@@ -119,7 +118,7 @@ def status(out: Path) -> dict:
 
 def steps_saved(out: Path) -> list[int]:
     "Steps of the checkpoints, newest first; each whole, with its moments; nothing else lies there."
-    found = checkpoints_of(out)
+    found = RunFolder(out).checkpoints()
     for path in found:
         read_tensors(path), read_tensors(path.with_suffix(".optim"))
     beside = {p.name for p in (out / "checkpoints").glob("*")}
@@ -131,7 +130,8 @@ def same(out: Path, good: Path) -> None:
     "Metrics, weights and moments are equal, bit for bit."
     assert curve(out) == curve(good)
     for suffix in (".safetensors", ".optim"):
-        a, b = (read_tensors(checkpoints_of(run)[0].with_suffix(suffix))[0] for run in (out, good))
+        newest = (RunFolder(run).checkpoints()[0] for run in (out, good))
+        a, b = (read_tensors(path.with_suffix(suffix))[0] for path in newest)
         assert set(a) == set(b) and all(torch.equal(a[name], b[name]) for name in b)
 
 
@@ -196,7 +196,7 @@ def damage(path: Path, how: str) -> None:
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(half, tmp_path, again, suffix,
                                                                   how):
     shutil.copytree(half, tmp_path / "run")
-    newest = checkpoints_of(tmp_path / "run")[0].with_suffix(suffix)
+    newest = RunFolder(tmp_path / "run").checkpoints()[0].with_suffix(suffix)
     damage(newest, how)
     run = again(tmp_path / "run")
     assert f"passed over: {newest}" in run.out
@@ -205,7 +205,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(half, tmp_path
 def test_a_damaged_checkpoint_does_not_push_out_a_good_one(half, tmp_path, go, again):
     out = tmp_path / "run"
     shutil.copytree(half, out)
-    damage(checkpoints_of(out)[0], "cut")
+    damage(RunFolder(out).checkpoints()[0], "cut")
     go(out, "--resume", "--keep", 1, "--checkpoint-every", 100, faults=at(5, "signal", number=TERM))
     assert status(out)["step"] == 5
     again(out)
@@ -261,7 +261,7 @@ def test_a_batch_that_is_not_finite_is_skipped_by_all(tmp_path, go, whole, ranks
     assert [note["step"] for note in noted] == [BAD]
     assert len(noted[0]["files"]) == 8 and all(Path(f).exists() for f in noted[0]["files"])
     for suffix in (".safetensors", ".optim"):  # BatchNorm's buffers are among them
-        tensors = read_tensors(checkpoints_of(out)[0].with_suffix(suffix))[0]
+        tensors = read_tensors(RunFolder(out).checkpoints()[0].with_suffix(suffix))[0]
         assert all(value.isfinite().all() for value in tensors.values())
 
 

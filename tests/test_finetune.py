@@ -18,24 +18,25 @@ import torch
 from waiting import PATIENCE
 
 from vicmae.batches import TestViews
-from vicmae.checkpoints import load_model, save_model
+from vicmae.checkpoints import load_model
 from vicmae.cli import main
 from vicmae.finetune import few as fewest
 from vicmae.finetune import open_sets, test_model
-from vicmae.finetune_recipes import get_finetune_recipe
+from vicmae.finetune_recipes import FINETUNE_RECIPES
 from vicmae.predict import load_classifier, predict
-from vicmae.run import read_metrics, read_status
-from vicmae.weights import read_tensors
+from vicmae.runfolder import RunFolder
+from vicmae.weights import read_tensors, save_model
 from vicmae.world import OBJECTS, write_world
 
 test_model.__test__ = False  # no test, whatever pytest makes of the name
 ENV = dict(os.environ)
-KILL = "import os, signal, vicmae.job as m; f = m.Job.log\n" \
-       "def log(self, show, row):\n" \
-       "    f(self, show, row)\n" \
-       "    if row['step'] == {step} and not self.start and self.{where}:\n" \
-       "        os.kill(os.getpid(), {number})\n" \
-       "m.Job.log = log\n" \
+KILL = "import os\n" \
+       "from vicmae.trainer import CALLBACKS, Callback\n" \
+       "class Kill(Callback):\n" \
+       "    def on_step(self, trainer, row):\n" \
+       "        if row['step'] == {step} and ({late} or not trainer.start):\n" \
+       "            os.kill(os.getpid(), {number})\n" \
+       "CALLBACKS.append(Kill())\n" \
        "from vicmae.cli import main; main()"
 
 
@@ -80,7 +81,7 @@ def options(world: Path, out: Path, *more) -> list:
 def losses(run: Path) -> list[tuple]:
     "What must be the same, step by step."
     return [(r["step"], r["loss"], r["grad_norm"], r["lr"]) for r in
-            read_metrics(run / "metrics.jsonl")]
+            RunFolder(run).metrics()]
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -107,7 +108,7 @@ def whole(world, tmp_path_factory) -> Path:
 
 
 def test_what_a_run_leaves(whole, world):
-    assert read_status(whole)["state"] == "finished"
+    assert RunFolder(whole).status()["state"] == "finished"
     result = json.loads((whole / "test.json").read_text())
     assert result["n"] == 14 and result["views"] == [3, 1] and result["unreadable"] == 0
     assert set(result["per_class"]) == set(load_classifier(whole).classes)
@@ -124,11 +125,11 @@ def test_what_a_run_leaves(whole, world):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_killed_and_resumed_it_is_the_same_run(whole, world, tmp_path, number):
     run = tmp_path / "run"
-    kill = KILL.format(step=7, where="run", number=int(number))
+    kill = KILL.format(step=7, late=False, number=int(number))
     done = command(*options(world, run), kill=kill)
     assert done.returncode == (-9 if number == signal.SIGKILL else 128 + number)
     if number == signal.SIGTERM:
-        assert read_status(run)["state"] == "preempted"
+        assert RunFolder(run).status()["state"] == "preempted"
     again = command(*options(world, run, "--resume"))
     assert again.returncode == 0, again.stderr
     assert losses(run) == losses(whole)
@@ -193,7 +194,7 @@ def test_linear_probe_leaves_the_backbone_alone(world, tmp_path, here):
 
 
 def test_few_labels_are_even():
-    config = get_finetune_recipe("finetune_tiny_objects")
+    config = FINETUNE_RECIPES["finetune_tiny_objects"]()
     config.data, config.val_split = str(Path(__file__).parents[1] / "data_samples"), "train"
     data, _ = open_sets(config)
     for limit in (10, 25, 40):
@@ -244,7 +245,7 @@ def test_a_finished_run_can_be_tested_again_and_gone_on_with(world, tmp_path, he
     assert json.loads((run / "test.json").read_text())["views"] == [7, 1]
     said = sentence(here(*options(world, run, "--steps", 1, "--resume")))
     assert "has done 2 steps, more than the 1" in said
-    kill = KILL.format(step=4, where="run", number=15).replace("not self.start", "1")
+    kill = KILL.format(step=4, late=True, number=15)
     done = command(*options(world, run, "--steps", 6, "--resume"), kill=kill)
     assert done.returncode == 128 + signal.SIGTERM
     assert not (run / "test.json").exists()  # it was that of a shorter run
@@ -253,17 +254,22 @@ def test_a_finished_run_can_be_tested_again_and_gone_on_with(world, tmp_path, he
 
 def test_a_signal_ends_a_test(world, tmp_path):
     run = tmp_path / "run"
-    kill = "import os, vicmae.finetune as m; f = m.classify_views\n" \
-           "def g(*a): os.kill(os.getpid(), 15); return f(*a)\n" \
-           "m.classify_views = g\n" \
+    kill = "import os\n" \
+           "from vicmae.trainer import CALLBACKS, Callback\n" \
+           "class Kill(Callback):\n" \
+           "    def before_step(self, trainer, batch, step):\n" \
+           "        if trainer.config.eval_every and step == 1: os.kill(os.getpid(), 15)\n" \
+           "    def on_save(self, trainer, step):\n" \
+           "        if step == 4: os.kill(os.getpid(), 15)\n" \
+           "CALLBACKS.append(Kill())\n" \
            "from vicmae.cli import main; main()"
     late = ("--steps", 4, "--batch-size", 8, "--test-clips", 7)
     done = command(*options(world, run, *late), kill=kill)
     assert done.returncode == 143 and "preempted after the last step" in done.stdout
-    assert read_status(run)["state"] == "preempted" and not (run / "test.json").exists()
+    assert RunFolder(run).status()["state"] == "preempted" and not (run / "test.json").exists()
     early = tmp_path / "early"
     done = command(*options(world, early, *late, "--eval-every", 2), kill=kill)
-    assert done.returncode == 143 and read_status(early)["step"] == 2  # saved where it stood
+    assert done.returncode == 143 and RunFolder(early).status()["step"] == 2  # saved where it stood
     done = command(*options(world, run, *late, "--resume"))
     assert done.returncode == 0 and json.loads((run / "test.json").read_text())["n"] == 14
 
@@ -278,7 +284,7 @@ def test_statistics_of_a_probe_are_one_on_two_ranks(world, tmp_path):
                    "--no-tensorboard", "--precision", "fp32", "--limit", 30, ranks=2)
     assert done.returncode == 0, done.stderr
     result = json.loads((run / "test.json").read_text())
-    _, test = open_sets(replace(get_finetune_recipe("finetune_tiny_objects"), kind="clip",
+    _, test = open_sets(replace(FINETUNE_RECIPES["finetune_tiny_objects"](), kind="clip",
                                 data=str(world / "train"), val_data=str(world / "val")))
     again, _ = test_model(load_classifier(run), TestViews(test, 32))
     assert again.top1 == pytest.approx(result["top1"], abs=1e-6)

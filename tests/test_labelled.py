@@ -8,10 +8,12 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from vicmae.files import DataError
 from vicmae.formats import DATASETS, VOC
+from vicmae.frames import first_frame
 from vicmae.labelled import DatasetMissing, open_labelled, splits_of
 
 BIRDS, PLACES = ("Acadian_Flycatcher", "Blue_Jay"), ("/a/airfield", "/b/bus_station/indoor")
@@ -479,8 +481,8 @@ def test_a_layout_is_read(layout, put, monkeypatch):
         for i in {0, len(found) - 1}:
             sample = found.samples[i]
             if sample.kind == "picture":
-                pixels = found.picture(i)
-                assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
+                pixels = found.frames().read(i, first_frame)
+                assert pixels.dtype == torch.uint8 and pixels.shape[:2] == (1, 3)
             else:
                 with open(sample.path, "rb") as file:
                     assert len(file.read()) > 100
@@ -517,7 +519,7 @@ def test_cifar_holds_its_pixels(put, monkeypatch):
     assert data.samples[3].path.endswith("cifar-10-batches-py/data_batch_2#1")
     file = put.root / "cifar-10-batches-py" / "data_batch_2"
     raw = pickle.loads(file.read_bytes())["data"][1].reshape(3, 32, 32).transpose(1, 2, 0)
-    np.testing.assert_array_equal(data.picture(3), raw)
+    np.testing.assert_array_equal(data.frames().read(3, first_frame)[0].permute(1, 2, 0), raw)
 
 
 class Evil:
@@ -580,6 +582,19 @@ def test_motions_of_a_manifest(put):
     assert moves.classes == ("drift", "orbit") and moves.targets.tolist() == [1, 0]
     assert moves.directed and not shapes.directed
     assert "1 of 3 files have no label" in moves.notes[0] and "line 4" in moves.notes[0]
+
+
+def test_a_list_says_which_of_its_columns_are_directions(put):
+    rows = "a.mp4,left,short,{0},train\nb.mp4,right,long,{0},train\n"
+    for name in ("a.mp4", "b.mp4"):
+        put(f"own/{name}")
+    for said, directed in (("turn", ["turn"]), ("turn motion", ["turn", "motion"]), ("", [])):
+        put("own/manifest.csv", "path,turn,motion,directed,split\n" + rows.format(said))
+        found = {n: open_labelled(str(put.root / "own"), label=n) for n in ("turn", "motion")}
+        assert [name for name, data in found.items() if data.directed] == directed
+    put("own/world.json", "{}")  # what the list says counts
+    put("own/manifest.csv", "path,turn,motion,directed,split\n" + rows.format("turn"))
+    assert not open_labelled(str(put.root / "own"), label="motion").directed
 
 
 def test_numbers_of_a_checkpoint(put):

@@ -1,67 +1,85 @@
-"""The layout against a real run, memory against autograd, the batch script in a pretended SLURM."""
+"""A dry run against a real run, memory against autograd, the batch script in a pretended SLURM."""
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 from waiting import PATIENCE, wait_for
 
-import vicmae.autoencoder
+from vicmae.autoencoder import fused_attention
 from vicmae.cli import main
-from vicmae.files import DataError
-from vicmae.launch import SlurmOptions, dry_run, layout, slurm_script, slurm_seconds, write_slurm
-from vicmae.memory import contrast_bytes, frame_bytes, kept_bytes, memory_estimate
-from vicmae.pretrain import build_model, pretrain
+from vicmae.files import DataError, Sample
+from vicmae.launch import SlurmOptions, slurm_script, slurm_seconds, write_slurm
+from vicmae.memory import checkpoints_kept, describe, faults, memory
+from vicmae.parallel import kept_bytes
+from vicmae.pretrain import build_model, planned, pretrain
 from vicmae.recipes import get_recipe
+from vicmae.runfolder import RunFolder
 from vicmae.views import normalize
 
 ROOT = Path(__file__).resolve().parents[1]
 DEBUG = replace(get_recipe("debug"), data=str(ROOT / "data_samples"))
 
 
-# ---------------------------------------------------------------- layout
-def test_layout_says_what_a_run_does(tmp_path: Path) -> None:
+# ---------------------------------------------------------------- what a run will do
+def test_a_dry_run_says_what_a_run_does(tmp_path: Path) -> None:
     config = replace(DEBUG, out=str(tmp_path / "run"), epochs=2.0, warmup=0.5, measure_every=0)
-    found = layout(config)
+    found = planned(config)
+    size, kept = checkpoints_kept(found)
+    assert not (tmp_path / "run").exists()
     assert pretrain(config) == 0
-    done = json.loads((tmp_path / "run" / "config.json").read_text())
-    rows = [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert found.steps == done["steps"] == len(rows) == 2 * found.steps_per_epoch
-    assert max(row["lr"] for row in rows) == pytest.approx(found.peak_lr)
-    assert [row["lr"] for row in rows].index(max(row["lr"] for row in rows)) == found.warmup - 1
-    written = list((tmp_path / "run" / "checkpoints").glob("step_*"))
-    assert len(written) == 2 * found.kept
-    size = sum(path.stat().st_size for path in written)
-    assert found.kept * found.checkpoint < size < 1.02 * found.kept * found.checkpoint
-    assert "holds a run" in layout(config).warnings[-1]
+    run = RunFolder(tmp_path / "run")
+    rows, done = run.metrics(), run.settings()[0]
+    assert found.steps == done["steps"] == len(rows) == 2 * found.data.plan.steps_per_epoch
+    assert [row["lr"] for row in rows] == [found.lr_at(step) for step in range(found.steps)]
+    assert max(row["lr"] for row in rows) == pytest.approx(found.peak)
+    written = list(run.checkpoint_folder.glob("step_*"))
+    assert len(written) == 2 * kept
+    total = sum(path.stat().st_size for path in written)
+    assert kept * size < total < 1.02 * kept * size
+    assert "holds a run" in " ".join(faults(planned(config), 0))
 
 
 def test_dry_run_writes_nothing(tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "4")
     state, before = torch.get_rng_state(), set(ROOT.iterdir())
-    assert dry_run(replace(DEBUG, out=str(tmp_path / "run"))) == 0
+    assert pretrain(replace(DEBUG, out=str(tmp_path / "run"), dry_run=True)) == 0
     said = capsys.readouterr().out
     assert "on 4 process(es) 8 each" in said and "60 clips and 60 pictures" in said
     assert not list(tmp_path.iterdir()) and set(ROOT.iterdir()) == before
     assert torch.equal(state, torch.get_rng_state())
 
 
-def test_layout_refuses_what_cannot_run() -> None:
+def files(clips: int, pictures: int) -> list[Sample]:
+    """Files that are not there."""
+    return [*(Sample(f"{i}.mp4", "clip") for i in range(clips)),
+            *(Sample(f"{i}.jpg", "picture") for i in range(pictures))]
+
+
+def test_what_cannot_run_is_refused() -> None:
     with pytest.raises(DataError, match="ranks need"):
-        layout(DEBUG, processes=64, counts=(20, 20))
+        planned(DEBUG, 64, files(20, 20))
     with pytest.raises(DataError, match="does not exist"):
-        dry_run(replace(DEBUG, data="nowhere"))
+        pretrain(replace(DEBUG, data="nowhere", dry_run=True))
 
 
 def test_nothing_wrong_means_no_warning() -> None:
     good = replace(get_recipe("paper_base_k400_in1k"), device="cuda", out="nowhere")
-    assert layout(good, 64, (240_000, 1_281_167)).warnings == []
+    trainer = planned(good, 64, files(24_000, 128_116))
+    assert faults(trainer, memory(trainer)["total"]) == []
+
+
+def test_the_largest_recipe_is_described_in_seconds() -> None:
+    begun = time.process_time()
+    text = describe(planned(replace(get_recipe("paper_large_k400_in1k"), device="cuda"), 64,
+                            files(5000, 5000)))
+    assert "351.1 M parameters" in text and time.process_time() - begun < 20
 
 
 # ---------------------------------------------------------------- memory
@@ -73,10 +91,9 @@ SIZES = {"debug": {}, "small": dict(img_size=160, projector_hidden_dim=256, batc
 @pytest.mark.parametrize("bf16", (False, True))
 @pytest.mark.parametrize("name", SIZES)
 @pytest.mark.parametrize("device", ("cpu", "cuda"))
-def test_memory_is_what_autograd_keeps(name: str, bf16: bool, device: str, monkeypatch) -> None:
-    if device == "cuda":  # the fused kernel of a CPU keeps what a card's keeps
-        monkeypatch.setattr(vicmae.autoencoder, "attend", F.scaled_dot_product_attention)
-    config = replace(get_recipe(name), **SIZES[name])
+def test_memory_is_what_autograd_keeps(name: str, bf16: bool, device: str) -> None:
+    config = replace(get_recipe(name), device=device, precision="bf16" if bf16 else "fp32",
+                     measure_every=0, **SIZES[name])
     model, pairs, side = build_model(config), config.batch_size, config.img_size
     views = torch.randint(0, 256, (pairs, 2, 3, side, side), dtype=torch.uint8)
 
@@ -85,19 +102,19 @@ def test_memory_is_what_autograd_keeps(name: str, bf16: bool, device: str, monke
             near = model.represent(normalize(views), torch.rand(pairs, 2, model.num_patches))
             return near.loss_recon + model.compare(near.pooled).loss_contrast
 
-    copies = 2 * sum(p.numel() for p in model.parameters() if p.dim() == 2) * bf16
-    kept, _ = frame_bytes(model, bf16, device)
-    counted = 2 * pairs * kept + contrast_bytes(model, pairs, bf16=bf16) + copies
-    assert counted == pytest.approx(kept_bytes(run, list(model.parameters())), rel=0.01)
+    with fused_attention(device == "cuda"):  # the fused kernel of a CPU keeps what a card's keeps
+        kept = kept_bytes(run, list(model.parameters()))
+    found = memory(planned(config, 1, files(300, 0)))
+    assert found["activations"] + found["bf16 weights"] == pytest.approx(kept, rel=0.01)
 
 
 def test_memory_of_micro_batches_and_shards() -> None:
     base = replace(get_recipe("paper_base_k400_in1k"), device="cuda", batch_size=512)
-    one, many = memory_estimate(base, 8), memory_estimate(replace(base, accum_iter=8), 8)
-    exact = memory_estimate(replace(base, accum_iter=8, exact_accum=True), 8)
-    assert many["activations"] < one["activations"] / 7.5
+    many = lambda **changes: memory(planned(replace(base, **changes), 8, files(1000, 0)))
+    one, parts, exact = many(), many(accum_iter=8), many(accum_iter=8, exact_accum=True)
+    assert parts["activations"] < one["activations"] / 7.5
     assert one["activations"] / 9 < exact["activations"] < one["activations"] / 7
-    shared = memory_estimate(replace(base, parallel="fsdp"), 8)
+    shared = many(parallel="fsdp")
     assert 8 * shared["moments"] == one["moments"] and shared["gathered"] > 0 == one["gathered"]
 
 
@@ -221,5 +238,5 @@ def test_commands(tmp_path: Path, monkeypatch, capsys) -> None:
 def test_script_is_not_written_where_the_layout_fails(tmp_path: Path) -> None:
     config = replace(DEBUG, out=str(tmp_path / "run"))
     with pytest.raises(DataError):
-        write_slurm(SlurmOptions(nodes=64, gpus_per_node=8), [], config)
+        write_slurm(SlurmOptions(nodes=64, gpus_per_node=8), [], config, pretrain)
     assert not (tmp_path / "run").exists()

@@ -151,11 +151,11 @@ def test_names_that_are_no_utf8(put):
 def test_a_terminal_shows_any_name(monkeypatch):
     from vicmae import cli
 
-    def fails(args):
+    def fails(name, args):
         print(f"reading {args[0]}")
         raise DataError(f"{args[0]} is no picture")
 
-    monkeypatch.setattr(cli, "recipe", fails)
+    monkeypatch.setattr(cli, "_run", fails)
     for encoding in ("ascii", "utf-8"):
         raw = [io.BytesIO(), io.BytesIO()]
         for name, stream in zip(("stdout", "stderr"), raw):

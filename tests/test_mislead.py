@@ -11,14 +11,14 @@ import pytest
 from PIL import Image
 
 from vicmae.files import DataError
-from vicmae.finetune import finetune, open_sets
-from vicmae.finetune_launch import describe_finetuning
-from vicmae.finetune_recipes import FinetuneConfig, check_finetune, get_finetune_recipe
+from vicmae.finetune import finetune, open_sets, planned
+from vicmae.finetune_recipes import FINETUNE_RECIPES, FinetuneConfig
 from vicmae.predict import load_classifier, predict, print_predictions
 from vicmae.probes import metrics
-from vicmae.recipes import RECIPES, check_values, get_recipe
+from vicmae.recipes import RECIPES, get_recipe
 from vicmae.report import cautions, check_classes, describe_scores, score_table, shared_files
-from vicmae.run import read_metrics
+from vicmae.memory import describe
+from vicmae.runfolder import RunFolder
 from vicmae.transfer import EvaluateConfig, TransferConfig, evaluate, open_parts, transfer
 from vicmae.weights import CheckpointError, read_tensors
 from vicmae.world import OBJECTS, make_picture
@@ -58,7 +58,7 @@ def skewed(tmp_path_factory) -> Path:
     ("temperature", float("nan")), ("temperature", float("inf")), ("crop_pct", 2.0),
     ("crop_pct", 0.0), ("num_frames", 0), ("batch_size", 0), ("workers", -1), ("workers", 10**6),
     ("time_limit", 0.0), ("time_limit", float("nan")), ("seed", -1), ("num_heads", 0),
-    ("pool", "median"), ("pool", "mean+"), ("solver", "sgd"), ("device", "tpu"), ("kind", "film")])
+    ("pool", "median"), ("pool", "mean+"), ("method", "sgd"), ("device", "tpu"), ("kind", "film")])
 def test_senseless_values_are_refused_before_a_file_is_opened(name, value):
     with pytest.raises(ValueError, match=f"{name} =|{value!r}|unknown pooling"):
         evaluate(asking("/no/such/folder", **{name: value}))
@@ -73,23 +73,23 @@ def test_senseless_values_are_refused_before_a_file_is_opened(name, value):
     ("rand_augment", "much")])
 def test_fine_tuning_refuses_them_by_the_same_table(name, value):
     with pytest.raises(ValueError, match=name):
-        check_finetune(replace(FinetuneConfig(), **{name: value}))
+        replace(FinetuneConfig(), **{name: value}).check()
 
 
 def test_every_recipe_of_pretraining_lies_in_the_ranges():
     for name in RECIPES:
-        check_values(get_recipe(name))
+        get_recipe(name).check()
     for wrong in ({"blr": -1.0}, {"lam_start": 2.0}, {"mask_ratio": 0.0}, {"num_views": 1}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
-            check_values(replace(get_recipe("debug"), **wrong))
+            replace(get_recipe("debug"), **wrong).check()
 
 
 # ---------------------------------------------------------------- data of which no figure can speak
 def test_one_class_and_measurements_are_refused(tmp_path):
     one = sets(tmp_path / "one", (6,), (3,))
-    tuning = replace(get_finetune_recipe("finetune_tiny_objects"), data=str(one))
+    tuning = replace(FINETUNE_RECIPES["finetune_tiny_objects"](), data=str(one))
     for ask in (lambda: evaluate(asking(one)), lambda: evaluate(asking(one, method="linear")),
-                lambda: open_sets(tuning), lambda: describe_finetuning(tuning)):
+                lambda: open_sets(tuning), lambda: describe(planned(tuning))):
         with pytest.raises(DataError, match=f"one class only .{OBJECTS[0]}."):
             ask()
     rows = [f"train/{OBJECTS[0]}/{i}.png,{20 + i * 0.7:.1f},{i % 2}.5,{i}" for i in range(6)]
@@ -117,7 +117,7 @@ def test_classes_that_do_not_fit_are_named(skewed, tmp_path):
     with pytest.raises(DataError, match=f"2: {OBJECTS[3]}|2: {OBJECTS[2]}") as refused:
         evaluate(asking(skewed, val_data=str(other)))
     assert "to test on, are not among the 2 of" in str(refused.value)
-    tuning = replace(get_finetune_recipe("finetune_tiny_objects"), data=str(skewed))
+    tuning = replace(FINETUNE_RECIPES["finetune_tiny_objects"](), data=str(skewed))
     with pytest.raises(DataError, match="classes of .* --val-data"):
         open_sets(replace(tuning, val_data=str(other)))
     with pytest.raises(DataError, match="/no/such/folder is neither a path that exists"):
@@ -196,7 +196,7 @@ def test_defaults_run_in_a_clone(monkeypatch):
     monkeypatch.chdir(ROOT)
     (learn,), test = open_parts(EvaluateConfig())
     assert (len(learn), len(test)) == (100, 20) and "held out" in " ".join(test.notes)
-    train, held = open_sets(get_finetune_recipe("finetune_tiny_objects"))
+    train, held = open_sets(FINETUNE_RECIPES["finetune_tiny_objects"]())
     assert (len(train), len(held)) == (100, 20)
     assert not {s.path for s in train.samples} & {s.path for s in held.samples}
     _, outside = open_parts(EvaluateConfig(val_data="data_samples"))
@@ -215,7 +215,7 @@ def test_results_that_hold_anything(tmp_path, text):
 
 # ---------------------------------------------------------------- fine-tuning
 def tuning(data: Path, out: Path, **changes) -> FinetuneConfig:
-    base = replace(get_finetune_recipe("finetune_tiny_objects"), data=str(data), out=str(out),
+    base = replace(FINETUNE_RECIPES["finetune_tiny_objects"](), data=str(data), out=str(out),
                    batch_size=8, tensorboard=False, precision="fp32", steps=4)
     return replace(base, **changes)
 
@@ -224,7 +224,7 @@ def test_class_weights_and_what_is_stored(skewed, tmp_path, capsys):
     run = tmp_path / "run"
     config = tuning(skewed, run, class_weights="balanced", model="vicmae_vit_base_patch16",
                     img_size=64)
-    told = describe_finetuning(config)
+    told = describe(planned(config))
     assert finetune(config) == 0
     said = capsys.readouterr().out
     for text in (told, said):
@@ -234,10 +234,10 @@ def test_class_weights_and_what_is_stored(skewed, tmp_path, capsys):
     result = json.loads((run / "test.json").read_text())
     assert result["uneven"] and set(result["confusion"]) == set(OBJECTS[:2])
     assert result["cautions"] and result["top5"] is None and "always" in said
-    assert all("top5" not in row for row in read_metrics(run / "evals.jsonl"))
+    assert all("top5" not in row for row in RunFolder(run).evals())
     plain = tmp_path / "plain"
     assert finetune(replace(config, out=str(plain), class_weights="none")) == 0
-    first = [read_metrics(r / "metrics.jsonl")[0]["grad_norm"] for r in (run, plain)]
+    first = [RunFolder(r).metrics()[0]["grad_norm"] for r in (run, plain)]
     assert first[0] != pytest.approx(first[1], rel=1e-3)
 
 
@@ -247,7 +247,7 @@ def test_the_best_weights_are_kept_and_who_chose_them(skewed, tmp_path, capsys):
     run = tmp_path / "run"
     config = tuning(data, run, keep_best=True, eval_every=2, steps=5, val_split="test", blr=0.5)
     assert finetune(config) == 0
-    scores = {row["step"]: row["score"] for row in read_metrics(run / "evals.jsonl")}
+    scores = {row["step"]: row["score"] for row in RunFolder(run).evals()}
     result = json.loads((run / "test.json").read_text())
     assert result["chosen_by"] == "val" and result["n"] == 10 and result["step"] in (2, 4, 5)
     assert not any("chosen by the test files" in s for s in result["cautions"])

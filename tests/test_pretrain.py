@@ -16,11 +16,12 @@ import torch
 from PIL import Image
 from waiting import PATIENCE
 
-from vicmae.checkpoints import checkpoints_of, load_model
+from vicmae.checkpoints import load_model
 from vicmae.files import DataError
 from vicmae.pretrain import pretrain as train
 from vicmae.pretrain import probe_notes
 from vicmae.recipes import get_recipe
+from vicmae.runfolder import RunFolder
 
 SAMPLES = Path(__file__).parents[1] / "data_samples"
 ENV = dict(os.environ)
@@ -80,7 +81,7 @@ def test_leaves_what_it_promises(whole):
     for name in ("loss.png", "reconstruction.png"):
         assert (whole / name).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert json.loads((whole / "status.json").read_text())["state"] == "finished"
-    assert load_model(whole).config == load_model(checkpoints_of(whole)[0]).config
+    assert load_model(whole).config == load_model(RunFolder(whole).checkpoints()[0]).config
     assert json.loads((whole / "config.json").read_text())["steps"] == 24
 
 
@@ -127,7 +128,7 @@ def test_a_signal_saves_and_stops(few, whole, tmp_path):
     process.send_signal(signal.SIGTERM)
     stdout, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode in (143, 0) and ("--resume" in stdout or process.returncode == 0)
-    assert checkpoints_of(out)
+    assert RunFolder(out).checkpoints()
     done = pretrain(out, "--steps", "24", "--batch-size", "8", "--resume", data=few)
     assert done.returncode == 0 and curve(out) == curve(whole)
 
@@ -137,7 +138,7 @@ def test_a_damaged_checkpoint_is_passed_over(few, whole, tmp_path):
     shutil.copytree(whole, out)
     args = "--batch-size", "8", "--steps", "28", "--resume"
     assert pretrain(out, *args, data=few).returncode == 0  # two checkpoints now: 24, 28
-    newest = checkpoints_of(out)[0]
+    newest = RunFolder(out).checkpoints()[0]
     newest.write_bytes(newest.read_bytes()[:5000])
     done = pretrain(out, *args, data=few)
     assert done.returncode == 0 and "passed over" in done.stdout and newest.name in done.stdout
@@ -305,7 +306,7 @@ def test_val_data_is_looked_at_before_the_first_step(sides, tmp_path, val, word)
         ("flat", "val", 4, ["taken from", "has a label"]),  # labels on one side alone
         ("train", "others", 4, ["taken from", "fewer than two"]),  # labels that do not overlap
         ("train", "train", 4, ["24 of 24 files", "as well"]),  # what is trained on
-        ("imbalanced", "val", 20, ["never tested: 'owl'"]),  # 80 % in the first class
+        ("imbalanced", "val", 20, ["(owl) has no file to test on"]),  # 80 % in the first class
         ("train", "imbalanced", 36, ["4 files", "owl", "89% of the test files"]),
     ],
 )
@@ -328,3 +329,37 @@ def test_files_to_ask_about_that_cannot_be_read_lose_no_training(sides, tmp_path
     assert train(config) == 0
     assert "no accuracy on --val-data" in capsys.readouterr().out
     assert json.loads((tmp_path / "run/status.json").read_text())["state"] == "finished"
+
+
+OLD = Path(__file__).with_name("old_run")  # three of six steps, by the code of October 2026
+SMALL = dict(patch_size=16, embed_dim=8, depth=1, num_heads=2, decoder_embed_dim=8, decoder_depth=1,
+             decoder_num_heads=2, img_size=32, projector_hidden_dim=8, projector_out_dim=4)
+
+
+@pytest.mark.floats
+def test_a_run_that_was_written_before_goes_on(tmp_path):
+    "Folder, checkpoint and moments are read; the rest of the curve is what it would have been."
+    run = RunFolder(tmp_path / "run")
+    shutil.copytree(OLD, run.path)
+    config = replace(get_recipe("debug"), data=str(SAMPLES / "pictures/ring"), out=str(run),
+                     batch_size=4, checkpoint_every=3, tensorboard=False, device="cpu",
+                     precision="fp32", measure_every=0, resume=True, **SMALL)
+    assert train(config) == 0
+    expected = [json.loads(line) for line in (OLD / "expected.jsonl").read_text().splitlines()]
+    rows = run.metrics()
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    for row, wanted in zip(rows, expected):
+        assert [row[key] for key in SAME] == pytest.approx([wanted[key] for key in SAME], rel=1e-4)
+    assert run.status()["state"] == "finished" and run.settings()[0]["steps"] == 6
+
+
+def test_a_second_process_is_kept_out(few, tmp_path):
+    out = tmp_path / "run"
+    lock = RunFolder(out)
+    lock.lock()
+    try:
+        done = pretrain(out, "--steps", "2", "--batch-size", "8", data=few)
+    finally:
+        lock.unlock()
+    assert done.returncode == 2 and f"process {os.getpid()} on" in done.stderr
+    assert "Traceback" not in done.stderr and not out.exists()

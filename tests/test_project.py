@@ -95,7 +95,6 @@ def copy_of_project(folder: Path) -> Path:
     for path in NOTEBOOKS:
         shutil.copy(path, folder / "nbs" / path.name)
     (folder / "vicmae").mkdir()
-    shutil.copy(PACKAGE / "__init__.py", folder / "vicmae" / "__init__.py")
     return folder
 
 

@@ -12,7 +12,7 @@ import pytest
 import vicmae
 import vicmae.sampling as sampling
 from vicmae.finetune import finetune
-from vicmae.finetune_recipes import get_finetune_recipe
+from vicmae.finetune_recipes import FINETUNE_RECIPES
 from vicmae.pretrain import pretrain
 from vicmae.recipes import get_recipe
 from vicmae.world import write_world
@@ -47,7 +47,7 @@ def test_no_two_places_of_a_run_draw_the_same_numbers(world, tmp_path, drawn):
     config = replace(get_recipe("debug"), data=str(world / "train"), val_data=str(world / "val"),
                      out=str(tmp_path / "a"), **options)
     assert pretrain(config) == 0
-    config = replace(get_finetune_recipe("finetune_tiny_objects"), data=str(world), mixup=0.8,
+    config = replace(FINETUNE_RECIPES["finetune_tiny_objects"](), data=str(world), mixup=0.8,
                      out=str(tmp_path / "b"), drop_path=0.5, init="", **options)
     assert finetune(config) == 0
     places = set().union(*drawn.values())

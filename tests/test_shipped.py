@@ -6,7 +6,6 @@ import pytest
 
 import vicmae
 from vicmae.checkpoints import load_model, sample_files
-from vicmae.features import image_size
 from vicmae.recipes import get_recipe
 from vicmae.shipped import accuracies, record, small_world
 from vicmae.weights import SHIPPED, read_tensors
@@ -22,7 +21,7 @@ def test_record_fits_the_weights(name: str):
     assert page["steps"] == int(metadata["step"]) and page["seed"] == run["seed"]
     for field in ("model", "mask_ratio", "norm_pix_loss", "lam", "batch_size", "epochs", "blr"):
         assert run[field] == getattr(recipe, field), field
-    assert model.mask_ratio == recipe.mask_ratio and image_size(model) == recipe.img_size
+    assert model.mask_ratio == recipe.mask_ratio and model.img_size == recipe.img_size
     assert f"--recipe {name}" in " ".join(page["commands"])
     assert all(len(c) == 100 and c[-1] < c[0] for c in page["curves"].values())
     assert "/" not in run["data"] + run["out"] or run["data"] == "world/train"
@@ -33,7 +32,7 @@ def test_record_fits_the_weights(name: str):
 def test_recorded_accuracy_is_measured_again(name: str, tmp_path: Path):
     "A small world, made from its seed: the accuracies of the record, to within two of 200 clips."
     model = load_model(name)
-    measured = accuracies(model, *small_world(tmp_path, image_size(model)))
+    measured = accuracies(model, *small_world(tmp_path, model.img_size))
     for row, values in record(name)["check"].items():
         for what, value in values.items():
             assert abs(measured[row][what] - value) <= 0.0101, (row, what, measured[row][what])

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from vicmae.attention import patch_features
-from vicmae.checkpoints import load_model, sample_files, save_model
+from vicmae.checkpoints import load_model, sample_files
+from vicmae.weights import save_model
 from vicmae.files import DataError
 from vicmae.model import vicmae_vit_debug
 from vicmae.show import attend_files, match_file, output_paths, reconstruct_files

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .features import image_size
 from .figures import show_panels
 from .model import ViCMAE
 from .views import normalize
@@ -42,7 +41,7 @@ def as_images(
     frames: Any,  # uint8 [T, S, S, 3] or [S, S, 3]; or a normalised float tensor [T, 3, S, S]
 ) -> Tensor:  # [T, 3, S, S] normalised, where the model is
     "Frames as the encoder takes them; anything else is a ValueError."
-    frames, size = torch.as_tensor(frames), image_size(model)
+    frames, size = torch.as_tensor(frames), model.img_size
     if frames.dtype == torch.uint8 and frames.ndim in (3, 4) and frames.shape[-1] == 3:
         frames = normalize(frames.reshape(-1, *frames.shape[-3:]).permute(0, 3, 1, 2))
     if not frames.is_floating_point() or frames.ndim != 4 or frames.shape[1:] != (3, size, size):
@@ -167,7 +166,7 @@ def show_attention(
     size: float = 1.0,  # height of one picture, inches
 ) -> "Figure":
     "Attention over the frame: every head of every block, their mean, and the rollout."
-    frames = read_media(media, image_size(model), num_frames)
+    frames = read_media(media, model.img_size, num_frames)
     maps = attention_maps(model, frames)
     heat, rolled = attention_from(maps, query), attention_from(rollout(maps), query)
     blocks, T, heads, L = heat.shape
@@ -273,7 +272,7 @@ def show_patch_pca(
     size: float = 1.0,  # height of one picture, inches
 ) -> "Figure":
     "Frames above, below them the first three components of their patch features as colours."
-    frames = read_media(media, image_size(model), num_frames)
+    frames = read_media(media, model.img_size, num_frames)
     colours = pca_colours(patch_features(model, frames, block, minus))
     grid = lambda c: c.reshape(model.grid, model.grid, 3).numpy()
     rows, times = (

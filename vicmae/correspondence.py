@@ -20,7 +20,6 @@ from torch import Tensor
 from .attention import as_images, outline, overlay, patch_features, position_mean, query_index
 from .checkpoints import load_model
 from .contrast import pool
-from .features import image_size
 from .figures import show_images, show_matrix, title_text
 from .masking import patchify
 from .model import ViCMAE
@@ -224,7 +223,7 @@ def match_scores(
     model = load_model(checkpoint)
     torch.manual_seed(0)
     twin = type(model)(**model.config).eval()
-    size = image_size(model)
+    size = model.img_size
     clips = [make_clip(seed, "val", num_frames, size) for seed in range(num_clips)]
     pixels = partial(patch_pixels, patch_size=model.patch_size)
     described = {str(checkpoint): model, "random weights": twin, "raw pixels": pixels}

@@ -24,12 +24,12 @@ from .controls import Explorer, FileChooser, choice, slider
 from .correspondence import center_features, match_patch
 from .figures import COLOURS, plot_curves, show_timeline
 from .files import kind_of
-from .run import read_metrics
+from .runfolder import RunFolder
 from .sampling import FrameRule, draw, parse_rule, sample_frames, section_edges, shift_of
 from .schedule import LAMBDA_SCHEDULES, scheduled_lambda, warmup_cosine
 from .shipped import record, window_means
-from .video import TIME_LIMIT, open_video
-from .visualize import draw_masks, label_of, read_media, reconstruct
+from .visualize import Media, draw_masks, label_of, pick_media, read_media, reconstruct
+from .visualize import spread
 from .weights import SHIPPED
 
 # %% ../nbs/22b_explore.ipynb #808cc700
@@ -56,18 +56,20 @@ class Reader:
 
     def __init__(self, media: Any, size: int):
         self.media, self.size = name_media(media), size
-        self.frames = lru_cache(maxsize=4)(self.read)
+        self.look = lru_cache(maxsize=4)(self.read)
 
-    def read(self, name: str) -> np.ndarray:
-        "All frames of a file, at most `MOST_FRAMES`: uint8 [T, S, S, 3]."
-        return read_media(self.media[name], self.size, MOST_FRAMES)
+    def read(self, name: str) -> Media:
+        "All frames of a file, at most `MOST_FRAMES`, and what is known of them."
+        return pick_media(self.media[name], self.size, spread(MOST_FRAMES))
+
+    def frames(self, name: str) -> np.ndarray:
+        "uint8 [T, S, S, 3]."
+        return self.look(name).frames
 
     def rate(self, name: str) -> float:
-        "Frames a second, as they were read; pixels count as one a second."
-        if hasattr(self.media[name], "ndim"):
-            return 1.0
-        with open_video(self.media[name], "auto", TIME_LIMIT, min_frames=1) as video:
-            return video.fps * len(self.frames(name)) / video.num_frames
+        "Frames a second, as they were read; what has no clock counts as one a second."
+        media = self.look(name)
+        return len(media.frames) / media.duration if media.duration else 1.0
 
     def add(self, path: Path) -> str:
         "One more file, under a name of its own."
@@ -318,7 +320,7 @@ def recorded_losses(
     "Both losses of a training that is over."
     if str(run) in SHIPPED:
         return record(str(run))["curves"]
-    rows = read_metrics(Path(run, "metrics.jsonl"))
+    rows = RunFolder(run).metrics()
     if not rows or "loss_contrast" not in rows[0]:
         raise ValueError(f"{run} holds no metrics of a pretraining: give a run's folder")
     return {k: window_means([r[k] for r in rows]) for k in ("loss_recon", "loss_contrast")}

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['VERSION', 'CACHE', 'CHUNK', 'pool_tokens', 'extract_features', 'features_on_ranks', 'probe_set', 'MediaSet',
-           'image_size', 'default_crop', 'even_frames', 'weights_checksum', 'fingerprint', 'FeatureStore', 'FrameViews',
+           'default_crop', 'even_frames', 'weights_checksum', 'fingerprint', 'FeatureStore', 'FrameViews',
            'features_of', 'knn_scores', 'knn_predict']
 
 # %% ../nbs/13_features.ipynb #6ac136ee
@@ -14,6 +14,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,16 +23,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checkpoints import save_tensors
 from .contrast import POOLS, pool as pool_patches
-from .dataset import FrameCache, make_loader
-from .distributed import collect, gather, rank, together, world_size
+from .dataset import make_loader
+from .distributed import collect, everyone, gather, rank, world_size
 from .files import DataError, Sample, error_entry
+from .frames import FrameCache, Frames, in_parallel, shrink_frames
 from .model import ViCMAE
-from .sampling import hold_out
-from .video import open_video
+from .sampling import hold_out, test_views
 from .views import center_view, normalize
-from .weights import CheckpointError, read_tensors
+from .weights import CheckpointError, read_tensors, save_tensors
 
 # %% ../nbs/13_features.ipynb #37d1c207
 def pool_tokens(
@@ -52,8 +52,8 @@ def pool_tokens(
 # %% ../nbs/13_features.ipynb #f68b0177
 @torch.no_grad()
 def extract_features(
-    model: ViCMAE,
-    images: Tensor,  # [N, 3, S, S] uint8
+    model: ViCMAE,  # or a classifier: then what its head is given, pooled by itself
+    images: Tensor,  # [N, 3, S, S] uint8; for a classifier of clips [N, T, 3, S, S]
     batch_size: int = 256,
     pool: str = "mean",  # see pool_tokens
     precision: str = "fp32",  # fp32 | bf16 (faster on a card that has it)
@@ -62,10 +62,8 @@ def extract_features(
     device, training = next(model.parameters()).device, model.training
     model.eval()
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-        parts = [
-            pool_tokens(model.forward_features(normalize(x.to(device))), pool).float().cpu()
-            for x in images.split(batch_size)
-        ]
+        found = (model.forward_features(normalize(x.to(device))) for x in images.split(batch_size))
+        parts = [(x if x.ndim == 2 else pool_tokens(x, pool)).float().cpu() for x in found]
     model.train(training)
     return torch.cat(parts)
 
@@ -85,9 +83,9 @@ def features_on_ranks(
 def probe_set(
     samples: Sequence[Sample],
     size: int,  # pixels a side
-    cache: FrameCache | None = None,  # that holds (at least) these samples; None: decode them
+    cache: FrameCache | None = None,  # that was made of (at least) these samples
     limit: int = 10_000,  # at most so many, of each class the same share
-    **reading,  # reader, time_limit: see FrameCache
+    **reading: Any,  # reader, time_limit: see `Frames`
 ) -> tuple[Tensor, Tensor]:  # uint8 [N, 3, S, S], labels [N]
     "One picture a sample, the middle frame of a clip, for samples with a label."
     known = [s for s in samples if s.label_id >= 0]
@@ -96,36 +94,46 @@ def probe_set(
     if len(known) > limit:
         chosen = hold_out(np.array([s.label_id for s in known]), limit / len(known))
         known = [s for s, taken in zip(known, chosen) if taken]
-    cache = FrameCache(known, size, **reading) if cache is None else cache
-    place = {sample.path: i for i, sample in enumerate(cache.samples)}
-    known = [s for s in known if s.path in place]  # the others cannot be read
-    if not known:
-        raise DataError("not one of the labelled samples can be read")
-    frames = (cache[place[s.path]][0] for s in known)
-    images = [center_view(torch.as_tensor(f[len(f) // 2]), size) for f in frames]
-    return torch.stack(images), torch.tensor([s.label_id for s in known])
+    if cache is None:
+        found = list(in_parallel(partial(_middle_of, size=size, reading=reading), known))
+    else:
+        frames = Frames(known, cache)
+        found = [_middle(frames, i, size) for i in range(len(known))]
+    read = [(x, s.label_id) for x, s in zip(found, known) if not isinstance(x, str)]
+    if not read:
+        raise DataError(f"not one of {len(known)} labelled files can be read, the first because: "
+                        f"{found[0]}")
+    images, labels = zip(*read)
+    return torch.from_numpy(np.stack(images)), torch.tensor(labels)
+
+
+def _middle(frames: Frames, i: int, size: int) -> np.ndarray | str:  # uint8 [3, S, S]
+    "The centre of a sample's middle frame, or why there is none."
+    shrink = partial(shrink_frames, size=size)  # as a cache does it
+    try:
+        image = frames.read(i, lambda clip: np.array([clip.num_frames // 2]), shrink)[0]
+    except OSError as error:
+        return str(error)
+    return center_view(image, size).numpy()
+
+
+def _middle_of(sample: Sample, size: int, reading: dict) -> np.ndarray | str:
+    "The same of one file."
+    return _middle(Frames([sample], **reading), 0, size)
 
 # %% ../nbs/13_features.ipynb #9b1a1091
 VERSION = 1  # of the features: a change in what is computed must change it
 CACHE = Path("~/.cache/vicmae/features")  # where features are kept unless told otherwise
 CHUNK = 1024  # samples a file
-_BACKBONE = ("cls_token", "pos_embed", "patch_embed.", "blocks.", "norm.")
+_BACKBONE = ("cls_token", "pos_embed", "time_embed", "patch_embed.", "blocks.", "norm.")
 
 
 class MediaSet(Protocol):
     "What is asked of a data set; `vicmae.labelled.Labelled` has it."
 
     name: str
-    samples: Sequence[Sample]
+    samples: Sequence[Sample]  # anything with len and [i]
     images: np.ndarray | None  # uint8 [N, H, W, 3] where the pictures are no files
-
-    def picture(self, i: int, time_limit: float | None = None) -> np.ndarray: ...
-
-
-def image_size(model: ViCMAE) -> int:
-    "Pixels a side that a backbone takes."
-    side = round((model.pos_embed.shape[1] - 1) ** 0.5)
-    return side * model.patch_embed.proj.weight.shape[-1]
 
 
 def default_crop(size: int) -> float:
@@ -208,7 +216,7 @@ class FeatureStore:
 
 # %% ../nbs/13_features.ipynb #be12d9db
 class FrameViews(torch.utils.data.Dataset):
-    "Centre views of the frames of a few samples at a time."
+    "Centre views of the frames, or of short clips, of a few samples at a time."
 
     def __init__(
         self,
@@ -216,36 +224,39 @@ class FrameViews(torch.utils.data.Dataset):
         items: Sequence[Sequence[int]],  # samples of each item
         size: int,  # pixels a side
         crop_pct: float = 1.0,  # side of the square as a share of the short side
-        num_frames: int = 8,  # of a clip
-        reader: str = "auto",
-        time_limit: float | None = 30.0,  # seconds for one file
+        num_frames: int = 8,  # of a clip, evenly spread
+        clip_len: int = 1,  # T; more than 1: not single frames, but num_frames / T short clips
+        sampling_rate: int = 4,  # source frames from one frame of a short clip to the next
+        **reading: Any,  # reader, time_limit, trusted: see `Frames`
     ):
         self.data, self.items, self.size, self.crop_pct = data, items, size, crop_pct
-        self.num_frames, self.reader, self.time_limit = num_frames, reader, time_limit
+        self.frames = Frames(data.samples, images=data.images, min_frames=1, **reading)
+        self.num_frames, self.clip_len, self.sampling_rate = num_frames, clip_len, sampling_rate
 
     def __len__(self) -> int:
         return len(self.items)
 
-    def frames(self, i: int) -> np.ndarray:  # uint8 [T, H, W, 3]
-        "The picture, or evenly spread frames of the clip. Raises OSError."
-        sample = self.data.samples[i]
-        if self.data.images is not None or sample.kind == "picture":
-            return self.data.picture(i, self.time_limit)[None]
-        with open_video(sample.path, self.reader, self.time_limit, min_frames=1) as video:
-            return video.frames(even_frames(video.num_frames, self.num_frames))
+    def pick(self, clip: Any) -> np.ndarray:  # int64 [n] or [n, T]
+        "Which frames of a clip are looked at."
+        if self.clip_len == 1:
+            return even_frames(clip.num_frames, self.num_frames)
+        count = max(self.num_frames // self.clip_len, 1)
+        return test_views(clip.num_frames, self.clip_len, self.sampling_rate, count)[0]
 
     def __getitem__(self, item: int) -> dict[str, Any]:
-        "views uint8 [sum of counts, 3, S, S], counts int64 [n], errors."
+        "views uint8 [sum of counts, (T,) 3, S, S], counts int64 [n], errors."
         views, counts, errors = [], [], []
         for i in self.items[item]:
             try:
-                frames = torch.from_numpy(np.array(self.frames(i))).permute(0, 3, 1, 2)
-                views.append(center_view(frames, self.size, self.crop_pct))
+                frames = self.frames.read(i, self.pick)
+                shown = center_view(frames.flatten(0, -4), self.size, self.crop_pct)
+                views.append(shown.unflatten(0, frames.shape[:-3]))
                 counts.append(len(frames))
             except OSError as error:
                 errors.append(error_entry(self.data.samples[i], str(error)))
                 counts.append(0)
-        empty = torch.empty(0, 3, self.size, self.size, dtype=torch.uint8)
+        shape = (self.clip_len,) * (self.clip_len > 1) + (3, self.size, self.size)
+        empty = torch.empty(0, *shape, dtype=torch.uint8)
         return {"views": torch.cat([empty, *views]), "counts": counts, "errors": errors}
 
 # %% ../nbs/13_features.ipynb #b8b0e8af
@@ -311,35 +322,41 @@ def _compute(
 
 # %% ../nbs/13_features.ipynb #c0a0c2b3
 def features_of(
-    model: ViCMAE,
+    model: ViCMAE,  # or a classifier: what its head is given, see `extract_features`
     data: MediaSet,
-    pool: str = "mean",  # see pool_tokens
+    pool: str = "mean",  # see pool_tokens; a classifier has its own
     num_frames: int = 8,  # of a clip, evenly spread; their features are averaged
     cache: str | Path | None = CACHE,  # folder of kept features; None: keep nothing
     crop_pct: float | None = None,  # side of the square; None: default_crop
     precision: str = "fp32",  # fp32 | bf16
+    sampling_rate: int = 4,  # for a classifier of clips: source frames between its frames
     batch_size: int = 32,  # samples at a time
     workers: int | None = None,  # processes that open files; None: one a core, 0: none but this
     errors: list[dict] | None = None,  # takes what cannot be read: path and reason
     progress: bool = False,  # a bar on stderr
-    **reading,  # reader, time_limit: see FrameViews
+    **reading: Any,  # reader, time_limit, trusted: see `Frames`
 ) -> Tensor:  # [N, D] float32 on the CPU; nan in the rows that cannot be read
     "Features of a whole data set, computed once. DataError if no file can be read."
     if not data.samples:
         raise DataError(f"{data.name} holds no sample")
-    size, options = image_size(model), dict(pool=pool, precision=precision)
+    size, options = model.img_size, dict(pool=pool, precision=precision)
     crop_pct = default_crop(size) if crop_pct is None else crop_pct
     key = dict(options, version=VERSION, size=size, crop_pct=crop_pct, num_frames=num_frames)
     key |= dict(weights=weights_checksum(model), data=fingerprint(data))
+    own = {k: v for k, v in model.config.items() if k in ("num_frames", "tubelet", "cls", "pool")}
+    length = own.get("num_frames", 1)
+    if "num_frames" in own:  # a classifier
+        key |= dict(own, sampling_rate=sampling_rate)
     store = FeatureStore(cache, key)
     lengths = [len(rows) for rows in torch.arange(len(data.samples)).split(CHUNK)]
     known = [store.read(chunk, rows) for chunk, rows in enumerate(lengths)]
     gaps = list(_missing(known, len(data.samples)).items())[rank() :: world_size()]
     plan = [(c, gap[i : i + batch_size]) for c, gap in gaps for i in range(0, len(gap), batch_size)]
     items, bad = [rows for _, rows in plan], []
-    views = FrameViews(data, items, size, crop_pct, num_frames, **reading)
+    views = FrameViews(data, items, size, crop_pct, num_frames, length, sampling_rate, **reading)
     computed = _compute(model, views, workers, options, bad, progress) if plan else ()
-    done = together(lambda: _fill(computed, plan, known, lengths, store))
+    with everyone():
+        done = _fill(computed, plan, known, lengths, store)
     chunks = {c: x for c, x in enumerate(known) if x is not None}
     for part in collect(done):
         chunks |= part

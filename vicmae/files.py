@@ -294,7 +294,7 @@ def _once(samples: Iterable[Sample]) -> tuple[list[Sample], list[str]]:
 
 def _unnamed(path: Path, table: Table, label: str) -> list[str]:
     """A note where a list has columns that may be labels, and none that is called so."""
-    plain = ("path", "kind", "split", "start", "frames", "seed", "")
+    plain = ("path", "kind", "split", "start", "frames", "seed", "directed", "")
     other = [name for name in table.columns if name not in plain]
     if label in table.columns or any(label in row for _, row in table) or not other:
         return []

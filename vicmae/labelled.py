@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,7 +23,9 @@ from .files import split_role
 from .formats import DATASETS, Known, Listing, Row
 from .lists import read_table, read_text, split_data
 from .sampling import hold_out
-from .video import PictureError, read_picture
+
+if TYPE_CHECKING:
+    from vicmae.frames import FrameCache, Frames
 
 # %% ../nbs/17a_labelled.ipynb #e320b515
 def _key(name: str) -> str:
@@ -133,17 +136,15 @@ class Labelled:
     def __len__(self) -> int:
         return len(self.samples)
 
-    def picture(
+    def frames(
         self,
-        i: int,  # position in `samples`
-        time_limit: float | None = None,  # seconds for decoding; see `read_picture`
-    ) -> np.ndarray:  # uint8 [H, W, 3]
-        """The pixels of a picture. Clips are opened with `vicmae.video.open_video`."""
-        if self.images is not None:
-            return self.images[i]
-        if self.samples[i].kind == "clip":
-            raise PictureError(self.samples[i].path, "is a clip", "open it with open_video")
-        return read_picture(self.samples[i].path, time_limit)
+        cache: "FrameCache | None" = None,  # of `samples`; what it could not read is bad
+        **reading: Any,  # reader, time_limit, trusted: see `Frames`
+    ) -> "Frames":
+        """The reader of the samples: from the array, a cache, or their files."""
+        from vicmae.frames import Frames  # with torch, which lists of files do without
+
+        return Frames(self.samples, cache, self.images, **reading)
 
 # %% ../nbs/17a_labelled.ipynb #e16198dd
 HELD_OUT = "a fifth of each class, drawn with seed 0"  # how `divide` splits what has no splits
@@ -312,7 +313,7 @@ def open_labelled(
     )
     if known:
         notes = notes + _differences(name, known, split, (len(samples), len(official)))
-    metric, directed = (known.metric, known.directed) if known else ("top1", _turns(name, label))
+    metric, directed = (known.metric, known.directed) if known else ("top1", _directed(name, label))
     found = Labelled(
         name, split, samples, tuple(final), targets, metric, directed, listing.images, tuple(notes)
     )
@@ -339,12 +340,20 @@ def _part(data: Labelled) -> Labelled:
     return replace(part, notes=(*data.notes, note))
 
 
-def _turns(data: str, label: str) -> bool:
-    """Whether classes are directions: the motions of a generated world, by its world.json."""
-    roots = [Path(part).expanduser() for part in split_data(data)]
-    return label == "motion" and all(
-        ((root if root.is_dir() else root.parent) / "world.json").exists() for root in roots
-    )
+def _directed(data: str, label: str) -> bool:
+    """Whether the classes of a column are directions, as every one of the data's paths says."""
+    return all(label in _directions(Path(part).expanduser()) for part in split_data(data))
+
+
+def _directions(root: Path) -> list[str]:
+    """Columns of a path whose labels are directions: its list says so, or a world made it."""
+    table = _place_of(root, "")
+    if table and table.suffix in LISTS and "directed" in read_text(table).lower():
+        rows = read_table(table)
+        if "directed" in rows.columns:
+            return next((row["directed"].split() for _, row in rows if row.get("directed")), [])
+    world = (root if root.is_dir() else root.parent) / "world.json"
+    return ["motion"] if world.exists() else []
 
 # %% ../nbs/17a_labelled.ipynb #947dcc33
 def take(

@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from .figures import one_line
+from .figures import UserError, one_line
 from .pictures import is_still, picture_endings
 
 # %% ../nbs/03a_lists.ipynb #3fa10007
@@ -40,7 +40,7 @@ MEDIA = CLIPS | {f".{name}" for name in f"{_STILLS} {_UNREAD_FILMS}".split()}
 KINDS = ("picture", "clip")  # the numbers 0 and 1 in a batch
 
 
-class DataError(ValueError):
+class DataError(UserError, ValueError):
     """The data cannot be used as given; the message is one sentence that says how to mend it."""
 
     def __init__(self, message: str):

@@ -88,6 +88,10 @@ class ViCMAE(MaskedAutoencoder):
 
     def represent(self, views: Tensor, noise: Tensor, predict_all: bool = False) -> Represented:
         "The local half: each frame is masked, encoded, painted and pooled on its own."
+        self.check(views, "B", "V")
+        if noise.shape[:2] != views.shape[:2]:
+            wanted, given = [*views.shape[:2], self.num_patches], list(noise.shape)
+            raise ValueError(f"noise has a number for each patch, {wanted}, not {given}")
         out = super().reconstruct(views.flatten(0, 1), noise.flatten(0, 1), predict_all)
         pooled = pool(out.tokens[:, 1:], self.pool)
         apart = (pooled, out.tokens, out.pred, out.mask, out.ids_shuffle)

@@ -12,12 +12,12 @@ from contextlib import contextmanager, suppress
 from functools import lru_cache
 from multiprocessing.connection import Connection
 import numpy as np
-from .figures import one_line
+from .figures import UserError, one_line
 
 PathLike = str | os.PathLike
 
 # %% ../nbs/01a_pictures.ipynb #6170a6a3
-class MediaError(OSError):
+class MediaError(UserError, OSError):
     "A file that cannot be used; its text is one sentence: the file, what is wrong, how to mend it."
     def __init__(self, path: PathLike, reason: str = "cannot be read",
                  mend: str = "copy or download it again"):

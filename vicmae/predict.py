@@ -17,13 +17,14 @@ import numpy as np
 import torch
 
 from .batches import TestViews
-from .checkpoints import parse_object, rebuild
+from .checkpoints import rebuild
 from .classifier import Classifier, classify_views
 from .files import DataError, Sample, as_count, find_samples, to_json, write_atomic
+from .foreign import open_weights
 from .labelled import Labelled
-from .run import run_settings
+from .runfolder import RunFolder
 from .train import autocast_for, pick_device
-from .weights import SHIPPED, CheckpointError, open_weights
+from .weights import SHIPPED, CheckpointError, parse_object
 
 # %% ../nbs/19e_predict.ipynb #065d9c55
 def load_classifier(
@@ -47,7 +48,7 @@ def _file_of(source: str | Path) -> Path:
             f"{path}: no such file; give the folder of a run of vicmae finetune, or the "
             "classifier.safetensors that it left"
         )
-    ended = path / "classifier.safetensors"
+    ended = RunFolder(path).classifier_file
     return ended if ended.exists() else path
 
 # %% ../nbs/19e_predict.ipynb #5c662392
@@ -82,11 +83,11 @@ def predict(
     data = Labelled("files", "given", samples, tuple(model.classes), np.full(len(samples), -1))
     views = TestViews(
         data,
-        model.config["img_size"],
-        model.num_frames,
-        tested("sampling_rate", 4),
-        clips or (tested("test_clips", 1) if model.num_frames > 1 else _frames(data)),
-        crops or tested("test_crops", 1),
+        model.img_size,
+        num_frames=model.num_frames,
+        sampling_rate=tested("sampling_rate", 4),
+        num_clips=clips or (tested("test_clips", 1) if model.num_frames > 1 else _frames(data)),
+        num_crops=crops or tested("test_crops", 1),
         batch_size=batch_size,
     )
     autocast = autocast_for(where, settings.get("precision", "auto"))
@@ -143,7 +144,7 @@ def settings_of(source: str | Path) -> dict:
     "The configuration of the run that a checkpoint comes from."
     path = _file_of(source)
     if path.is_dir():
-        return run_settings(path)[0]
+        return RunFolder(path).settings()[0]
     found = open_weights(path).metadata.get("config", "{}")
     return parse_object(found, f"{path}: the values of its run")
 
@@ -155,19 +156,36 @@ def _best(names: Sequence[str], scores: torch.Tensor, top: int) -> list[tuple[st
 
 # %% ../nbs/19e_predict.ipynb #60a24692
 def print_predictions(
-    source: str | Path,
-    files: Sequence[str | Path],
-    out: str = "",  # a .csv or .json file for a row of each file; empty: text
-    **options,  # top, clips, crops, device, frames_as: see `predict`
-) -> int:  # 0; 2 if a file could not be read
-    "A few lines for each file, or all of them in a table: as the command does it."
+    checkpoint: str,
+    files: tuple[str, ...],
+    /,
+    out: str = "",
+    top: int = 5,
+    clips: int = 0,
+    crops: int = 0,
+    device: str = "auto",
+    frames_as: str = "auto",
+) -> int:
+    """Print the most likely classes of pictures and clips; 2 if a file could not be read.
+
+    Args:
+        checkpoint: a run of vicmae finetune, or its classifier.safetensors.
+        files: pictures, clips, or folders of them.
+        out: write a table, .csv or .json, with a row for each file, instead of text.
+        top: so many classes of each.
+        clips: views in time of each clip; 0 as the run was tested.
+        crops: squares of each frame, 1 or 3; 0 as the run was tested.
+        device: auto, cpu, cuda or mps.
+        frames_as: take folders of numbered pictures as clips or as pictures; auto: by names.
+    """
+    asked = {"top": top, "clips": clips, "crops": crops, "device": device, "frames_as": frames_as}
     if out and Path(out).suffix not in (".csv", ".json"):
         raise ValueError(f"{out}: give --out a name that ends with .csv or .json")
     if out:
         Path(out).parent.mkdir(parents=True, exist_ok=True)
-        return _write_table(Path(out), source, list(predict(source, files, **options)))
+        return _write_table(Path(out), checkpoint, list(predict(checkpoint, files, **asked)))
     failed = False
-    for path, classes, error in predict(source, files, **options):
+    for path, classes, error in predict(checkpoint, files, **asked):
         print(path)
         for name, probability in classes:
             print(f"  {probability:6.1%}  {name}")

@@ -15,12 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checkpoints import checkpoints_of, load_model, save_tensors
-from .features import features_of, image_size, probe_set
+from .checkpoints import load_model
+from .features import features_of, probe_set
 from .labelled import Labelled, open_labelled
 from .model import ViCMAE
-from .probes import LADDER, evaluate_knn, evaluate_linear
-from .weights import SHIPPED, read_tensors
+from .probes import LADDER, Knn, Linear, evaluate_probe
+from .runfolder import RunFolder
+from .weights import SHIPPED, read_tensors, save_tensors
+
 
 # %% ../nbs/20_shipped.ipynb #4b523c06
 def record(
@@ -57,8 +59,8 @@ def accuracies(
         for frames in (1, 8):
             x, xt = (features_of(net, d, num_frames=frames, cache=None) for d in (train, val))
             table[name] |= _probes(x, y, xt, yt, f"{frames} frame" + "s" * (frames > 1))
-    (x, y), (xt, yt) = (probe_set(list(d.samples), image_size(model)) for d in (train, val))
-    fold = max(image_size(model) // 32, 1)  # pixels of at most 32 x 32 pictures
+    (x, y), (xt, yt) = (probe_set(list(d.samples), model.img_size) for d in (train, val))
+    fold = max(model.img_size // 32, 1)  # pixels of at most 32 x 32 pictures
     flat = lambda images: F.avg_pool2d(images.float() / 255, fold).flatten(1)
     table["raw pixels"] = _probes(flat(x), y, flat(xt), yt, "1 frame", (10.0, 1.0))
     return table
@@ -68,7 +70,8 @@ def _probes(
     x: Tensor, y: Tensor, xt: Tensor, yt: Tensor, what: str, penalties: Sequence[float] = LADDER
 ) -> dict[str, float]:
     "Both probes on one kind of features."
-    knn, linear = evaluate_knn(x, y, xt, yt), evaluate_linear(x, y, xt, yt, penalties=penalties)
+    sides = x, y, xt, yt
+    knn, linear = (evaluate_probe(asked, *sides) for asked in (Knn(), Linear(penalties)))
     return {f"{name}, {what}": round(p.metrics.value, 4)
             for name, p in (("knn", knn), ("linear", linear))}
 
@@ -95,13 +98,13 @@ def ship(
     half: bool = True,  # store weights as float16
 ) -> dict:
     "Turn the newest checkpoint of a run into weights to give away, with their record."
-    tensors, metadata = read_tensors(checkpoints_of(run)[0])
+    tensors, metadata = read_tensors(RunFolder(run).checkpoints()[0])
     small = lambda t: t.half() if half and t.is_floating_point() else t
     config = json.loads(metadata["config"])
     config |= {k: Path(config.get(k) or "").name for k in ("data", "out", "val_data")}  # no paths
     metadata["config"] = json.dumps(config)
     save_tensors(target, {k: small(t) for k, t in tensors.items()}, metadata)
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rows = RunFolder(run).metrics()
     losses = ("loss_recon", "loss_contrast")
     page = {"recipe": config["recipe"], "seed": config["seed"], "steps": int(metadata["step"])}
     page |= about | {"torch": torch.__version__, "python": platform.python_version()}

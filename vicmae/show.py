@@ -223,7 +223,6 @@ def attend_files(
         decoder_num_heads: of the decoder.
     """
     from vicmae.attention import query_index, show_attention
-    from vicmae.features import image_size
     from vicmae.figures import save_figure, show_panels
     from vicmae.visualize import enlarge, read_several
 
@@ -241,7 +240,7 @@ def attend_files(
         query_index(asked, model.num_patches)
 
     def draw(file: Path, path: Path) -> None:
-        shown, names = read_several(str(file), image_size(model), frames)
+        shown, names = read_several(str(file), model.img_size, frames)
         if block is None and head is None and not rollout:
             return save_figure(show_attention(model, shown, asked), path)
         heat, name = _one_map(model, shown, asked, block, head, rollout)
@@ -259,8 +258,7 @@ def _two_frames(files: Sequence[str], frames: str | None, gap: int | None, size:
     import numpy as np
 
     from vicmae.files import DataError, kind_of
-    from vicmae.video import TIME_LIMIT, open_video
-    from vicmae.visualize import read_media
+    from vicmae.visualize import pick_media, read_media
 
     still = [kind_of(f) == "picture" and not Path(f).is_dir() for f in files]
     if len(files) == 2 and all(still):
@@ -269,13 +267,17 @@ def _two_frames(files: Sequence[str], frames: str | None, gap: int | None, size:
         raise DataError("a match is between two frames: name one clip, or two pictures")
     if still[0]:
         raise DataError(f"{files[0]} is a picture, and a match needs two frames: give a clip")
-    with open_video(Path(files[0]).expanduser(), time_limit=TIME_LIMIT) as video:
-        last = video.num_frames - 1
-        pair = parse_place(frames, "--frames") if frames else (0, last if gap is None else gap)
-        pair = [i + video.num_frames if i < 0 else i for i in pair]
-        if not all(0 <= i <= last for i in pair):
-            raise DataError(f"{files[0]} has frames 0 to {last}, not {pair[0]} and {pair[1]}")
-        return read_media(video.frames(pair), size), [f"frame {i}" for i in pair]
+
+    def pair(clip) -> np.ndarray:
+        last = clip.num_frames - 1
+        asked = parse_place(frames, "--frames") if frames else (0, last if gap is None else gap)
+        found = [i + clip.num_frames if i < 0 else i for i in asked]
+        if not all(0 <= i <= last for i in found):
+            raise DataError(f"{files[0]} has frames 0 to {last}, not {found[0]} and {found[1]}")
+        return np.array(found)
+
+    shown = pick_media(files[0], size, pair, min_frames=2)
+    return shown.frames, [f"frame {i}" for i in shown.index]
 
 
 def match_file(
@@ -307,7 +309,6 @@ def match_file(
     """
     from vicmae.attention import patch_features
     from vicmae.correspondence import center_features, match_patch, show_match
-    from vicmae.features import image_size
     from vicmae.figures import save_figure
 
     if frames and gap is not None:
@@ -316,7 +317,7 @@ def match_file(
     if block is not None and not 1 <= block <= len(model.blocks):
         raise ValueError(f"--block {block}: this model has blocks 1 to {len(model.blocks)}")
     files = files or (_sample_clip(),)
-    shown, names = _two_frames(files, frames, gap, image_size(model))
+    shown, names = _two_frames(files, frames, gap, model.img_size)
     path = output_paths(files[:1], out, "match")[0]
     place = parse_place(at, "--at") if at else (model.grid // 2, model.grid // 2)
     number = -1 if block is None else block - 1

@@ -4,12 +4,15 @@
 
 # %% auto #0
 __all__ = ['Named', 'FAILED', 'pick_device', 'has_fast_bf16', 'autocast_for', 'split_batch', 'Task', 'plain_gradients',
-           'exact_gradients', 'train_step', 'Ended', 'train', 'time_shares']
+           'exact_gradients', 'train_step', 'update_average', 'averaged', 'Ended', 'train', 'time_shares', 'Stopped',
+           'Stop', 'graceful_stop']
 
 # %% ../nbs/15_train.ipynb #d67795c8
 import contextlib
 import math
 import os
+import signal
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
@@ -17,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .distributed import agree, average_gradients, everywhere, rank
+from .distributed import agree, average_gradients, everywhere, rank, world_size
 from .records import as_number
 from .sampling import Stream, draw
 
@@ -84,13 +87,24 @@ def split_batch(
 Named = dict[str, Tensor]  # losses by name; "loss" is what is descended, the rest is for the log
 
 
-class Task(NamedTuple):
-    "What is trained, in two halves; their 'loss' entries add up."
+class Task:
+    "What is trained, in two halves; their 'loss' entries add up. This one is for one process."
 
     local: Callable[[dict, int], tuple[Named, Tensor | None]]  # rows, step: mean losses, features
     whole: Callable[[Tensor, dict, int], Named] | None = None  # features, rows, step: losses
-    hold: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext  # DDP's no_sync
     replicated: tuple[nn.Parameter, ...] = ()  # outside of DDP: averaged over ranks by hand
+
+    def __init__(self, local: Callable | None = None, whole: Callable | None = None):
+        given = {"local": local, "whole": whole}  # a child class has them as methods
+        self.__dict__.update({name: half for name, half in given.items() if half is not None})
+
+    def no_sync(self) -> contextlib.AbstractContextManager:
+        "No exchange of gradients inside."
+        return contextlib.nullcontext()
+
+    def numbers(self, step: int) -> dict[str, float]:
+        "Numbers to log beside the losses of a step."
+        return {}
 
 # %% ../nbs/15_train.ipynb #a2e7c2d0
 def _seed(seed: int, step: int, part: int) -> None:
@@ -116,7 +130,7 @@ def plain_gradients(
     totals: Named = {}
     for i, part in enumerate(parts):
         _seed(seed, step, i)
-        with task.hold() if i + 1 < len(parts) else contextlib.nullcontext():
+        with task.no_sync() if i + 1 < len(parts) else contextlib.nullcontext():
             with autocast():
                 named, features = task.local(part, step)
                 if task.whole is not None:
@@ -152,7 +166,7 @@ def exact_gradients(
     totals: Named = {}
     for i, (part, wanted) in enumerate(zip(parts, features.grad.chunk(len(parts)))):
         _seed(seed, step, i)
-        with task.hold() if i + 1 < len(parts) else contextlib.nullcontext():
+        with task.no_sync() if i + 1 < len(parts) else contextlib.nullcontext():
             with autocast():
                 named, again = task.local(part, step)
             torch.autograd.backward([named["loss"] / len(parts), again], [None, wanted])
@@ -198,6 +212,36 @@ def train_step(
     optimizer.zero_grad(set_to_none=True)
     return named | {"grad_norm": norm, "skipped": (~good).to(norm.dtype)}
 
+# %% ../nbs/15_train.ipynb #4ff1570a
+@torch.no_grad()
+def update_average(
+    optimizer: torch.optim.Optimizer,
+    decay: float,  # share of the old average that stays
+    step: int,  # steps done; early ones count more
+) -> None:
+    "Move the average of each weight towards its value; the first call copies."
+    decay = min(decay, (1 + step) / (10 + step))
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            state = optimizer.state[p]
+            state["ema"] = torch.lerp(p, state["ema"], decay) if "ema" in state else p.clone()
+
+
+@contextlib.contextmanager
+def averaged(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    "Put the averages, if there are any, in the place of the weights for a while."
+    held = [p for g in optimizer.param_groups for p in g["params"] if "ema" in optimizer.state[p]]
+    weights = [p.detach().clone() for p in held]
+    with torch.no_grad():
+        for p in held:
+            p.copy_(optimizer.state[p]["ema"])
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for p, weight in zip(held, weights):
+                p.copy_(weight)
+
 # %% ../nbs/15_train.ipynb #d2576a38
 FAILED = 1  # a word for `agree`, below all signals: this rank cannot go on
 
@@ -222,6 +266,7 @@ def train(
     log: Callable[[dict], None],  # takes each step's row
     callbacks: Iterable[tuple[int, Callable[[int], None]]] = (),  # (every, called with steps done)
     stop: Callable[[], int] = lambda: 0,  # asked between steps: 0, or a signal's number
+    before: Callable[[dict, int], None] = lambda batch, step: None,  # sees each batch first
 ) -> Ended:
     "Train from step `start` to `steps`, or until any rank has a reason to stop."
     step, batches, error = start, iter(batches), None
@@ -233,6 +278,7 @@ def train(
         waited, lr = time.perf_counter() - clock, lr_at(step)
         for group in optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
+        before(batch, step)
         named = step_fn(batch, step)
         step, seconds = step + 1, time.perf_counter() - clock
         try:
@@ -268,3 +314,45 @@ def time_shares(
     total = seconds + other
     shares = {"step": total - data - other, "data": data, "other": other}
     return {name: share / total for name, share in shares.items()} if total > 0 else {}
+
+# %% ../nbs/15_train.ipynb #b876abaf
+class Stopped(Exception):
+    "A signal came while there was nothing to save yet."
+
+    def __init__(self, number: int):
+        super().__init__(f"stopped by signal {number}")
+        self.number = number
+
+
+class Stop:
+    "Remembers the first signal; `at_once`, it raises Stopped instead."
+
+    def __init__(self):
+        self.caught, self.at_once = 0, False
+
+    def __call__(self) -> int:
+        "The number of the signal, or 0."
+        return self.caught
+
+    def note(self, number: int, frame: object) -> None:
+        "The handler."
+        again, self.caught = self.caught, self.caught or number
+        if again and number == signal.SIGINT and world_size() == 1:
+            raise KeyboardInterrupt
+        if not again and self.at_once:
+            raise Stopped(number)
+        if not again and rank() == 0:
+            print("\nstopping after this step", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def graceful_stop() -> Iterator[Stop]:
+    "A function that tells the number of the signal that asked us to stop, or 0."
+    stop = Stop()
+    wanted = [signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGUSR1", signal.SIGTERM)]
+    old = {s: signal.signal(s, stop.note) for s in wanted}
+    try:
+        yield stop
+    finally:
+        for s, handler in old.items():
+            signal.signal(s, handler)

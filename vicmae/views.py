@@ -157,6 +157,11 @@ def normalize(
     views: torch.Tensor,  # uint8 [..., 3, H, W], on any device
 ) -> torch.Tensor:  # float32 [..., 3, H, W]
     """(x / 255 - mean) / std, channel by channel, in one multiplication and one addition."""
+    if views.dtype != torch.uint8:
+        raise ValueError(
+            f"normalize takes uint8 pixels, 0 to 255, not {views.dtype}: floats x in [0, 1] become "
+            "such by (255 * x).round().to(torch.uint8)"
+        )
     mean, std = views.new_tensor((MEAN, STD), dtype=torch.float32)[..., None, None]
     return views.float().mul_(1 / (255 * std)).sub_(mean / std)
 

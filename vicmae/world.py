@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NUISANCES', 'OBJECTS', 'INSTANCES', 'MOTIONS', 'smooth_paths', 'WorldConfig', 'instance_shape', 'shape_field',
            'Scene', 'make_scene', 'scene_poses', 'render', 'Clip', 'make_clip', 'make_picture', 'correspond',
-           'plan_world', 'write_world']
+           'plan_world', 'write_world', 'make_world']
 
 # %% ../nbs/01_world.ipynb #dbd4bdfc
 import json
@@ -455,3 +455,24 @@ def write_world(
         pass
     lines = ["path,kind,label,motion,split,seed", *(",".join(map(str, r.values())) for r in rows)]
     _write_text(out / "manifest.csv", "\n".join(lines))
+
+# %% ../nbs/01_world.ipynb #93c4751c
+def make_world(
+    out: str, clips: int = 60, pictures: int = 60, split: str = "train", frames: int = 64,
+    size: int = 96, fps: float = 16.0, seed: int = 0, workers: int | None = None,
+) -> None:
+    """Write a world of labelled clips and pictures; called again it goes on where it stopped.
+
+    Args:
+        out: folder, made if missing.
+        clips: how many H.264 files.
+        pictures: how many JPEG files.
+        split: train or val; the two share no instance of any object.
+        frames: in each clip.
+        size: pixels a side, even.
+        fps: frames in a second.
+        seed: every pixel follows from it.
+        workers: processes; one for each core if not given.
+    """
+    write_world(out, clips, pictures, split, frames, size, seed, workers, fps=fps)
+    print(f"{clips} clips and {pictures} pictures in {out}")
