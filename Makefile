@@ -46,11 +46,12 @@ variations: $(STAMP) ## tests that a machine could change, in several ways (LANE
 docs: $(STAMP) ## build the site in _docs/: notebooks with their pictures, API, search
 	$(PY) docs/build.py
 
-notebooks: $(STAMP) ## clean the notebooks, put in badges, export their modules
-	$(PY) -c 'import glob; from vicmae.canvas import keep_pictures as keep; \
+notebooks: $(STAMP) ## clean and format the notebooks, put in badges, export their modules
+	$(PY) -c 'import glob; from vicmae.look.canvas import keep_pictures as keep; \
 	  [keep(name) for name in glob.glob("nbs/*.ipynb")]'
 	$(VENV)/bin/nbdev_clean
 	$(PY) docs/badges.py
+	$(PY) docs/style.py
 	$(VENV)/bin/nbdev_export
 
 readme: $(STAMP) ## write README.md from nbs/index.ipynb

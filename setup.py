@@ -2,7 +2,7 @@
 from configparser import ConfigParser
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 here = Path(__file__).parent
 parser = ConfigParser(delimiters=["="])
@@ -26,8 +26,9 @@ setup(
     license_files=["LICENSE"],
     keywords=cfg["keywords"].split(),
     classifiers=["Programming Language :: Python :: 3", "Intended Audience :: Science/Research"],
-    packages=[cfg["lib_name"]],
-    package_data={cfg["lib_name"]: ["py.typed", "*.json", "*.safetensors", "samples/*"]},
+    packages=find_packages(include=[cfg["lib_name"], f"{cfg['lib_name']}.*"]),
+    package_data={cfg["lib_name"]: ["py.typed", "pretraining/ledger.json", "shipped/*",
+                                   "shipped/samples/*"]},
     python_requires=">=" + cfg["min_python"],
     install_requires=cfg["requirements"].split(),
     extras_require=extras,

@@ -72,7 +72,7 @@ def comments(obj) -> dict[str, str]:
 
 def explain(app, what, name, obj, options, lines) -> None:
     "A docstring as reStructuredText, and under it a line for each argument."
-    home = ".".join(name.split(".")[:2])  # vicmae.masking
+    home = ".".join(name.split(".")[:2])  # vicmae.model.masking
 
     def link(word: str) -> str | None:
         word = word.removesuffix("()")

@@ -9,9 +9,11 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 # A part of the book begins at this notebook: a new one falls into its part by its number.
-PARTS = [("00", "The method"), ("11a", "Checkpoints and features"), ("15", "Training"),
-         ("17a", "Evaluation and fine-tuning"), ("20", "Seeing and touching"),
-         ("23", "On a cluster"), ("25", "Two doors: Python and the command"), ("30", "Tutorials")]
+PARTS = [("000", "Figures and errors"), ("010", "What is learned from"), ("020", "The model"),
+         ("030", "Real files"), ("050", "Training"), ("060", "A run"), ("070", "The backbone"),
+         ("080", "Pretraining"), ("090", "Evaluation"), ("100", "Fine-tuning"),
+         ("120", "Seeing and touching"), ("130", "On a cluster"),
+         ("160", "Two doors: Python and the command"), ("190", "Tutorials and solutions")]
 BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
 THUMBS = "nbs/images/thumbs"
 
@@ -49,7 +51,7 @@ class Settings(NamedTuple):
 class Page(NamedTuple):
     """A notebook as a reader meets it."""
 
-    stem: str  # 06_masking
+    stem: str  # 020_masking
     title: str
     subtitle: str
     module: str  # "" where it writes none
@@ -85,13 +87,13 @@ def read_notebook(
 
 
 def part_of(
-    stem: str,  # 17a_labelled
+    stem: str,  # 092_labelled
 ) -> str:  # one of PARTS
     "The part of the book that a notebook belongs to, from its number."
     number = stem.split("_")[0]
     starts = [name for first, name in PARTS if first <= number]
-    if not number[:2].isdigit() or not starts:
-        raise ValueError(f"nbs/{stem}.ipynb: the name must begin with two digits, as 06_masking")
+    if not number.isdigit() or not starts:
+        raise ValueError(f"nbs/{stem}.ipynb: the name must begin with three digits, as 020_masking")
     return starts[-1]
 
 
@@ -103,7 +105,7 @@ def read_page(
     match = re.match(r"# (.+)\n+> (.+)", source(cells[0]))
     if not match:
         raise ValueError(f"{path.name}: the first cell must be '# Title' and '> one sentence'")
-    names = re.findall(r"^#\|\s*default_exp\s+(\w+)", "\n".join(map(source, cells)), re.M)
+    names = re.findall(r"^#\|\s*default_exp\s+([\w.]+)", "\n".join(map(source, cells)), re.M)
     part = "" if path.stem == "index" else part_of(path.stem)
     return Page(path.stem, match[1].strip(), match[2].strip(), (names or [""])[0], part)
 

@@ -16,9 +16,9 @@ for _name in [name for name in os.environ if name.startswith(TOLD)]:
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 # What takes longest, in this order; everything else keeps its place behind.
-LONGEST = ["test_site", "test_wheel", "runs[17_pretrain", "runs[15_train", "runs[08_distributed",
-           "runs[11_vicmae", "runs[13_features", "runs[07_autoencoder", "runs[01_world", "runs["]
-
+LONGEST = ["test_site", "test_wheel", "runs[083_pretrain", "runs[052_engine",
+           "runs[050_distributed", "runs[024_vicmae", "runs[072_features",
+           "runs[021_autoencoder", "runs[010_world", "runs["]
 
 MARKERS = {
     "floats": "compares what floating-point arithmetic gives: threads, kernels and versions show",

@@ -78,7 +78,7 @@ def children() -> list[int]:
 
 def watch(before_step: Callable[[dict, int], None]) -> None:
     "Have a function called with each batch and its step (from 0), before it is used."
-    from vicmae.trainer import CALLBACKS, Callback
+    from vicmae.run.trainer import CALLBACKS, Callback
 
     class Watch(Callback):
         def before_step(self, trainer, batch, step):
@@ -103,7 +103,7 @@ def hit(faults: list[dict]) -> None:
 
 def decode(fault: dict) -> None:
     "A signal, sent once, while the cache is being filled: to the run, its group, or a decoder."
-    import vicmae.frames as module
+    import vicmae.media.frames as module
 
     real, seen, main = module.decode_small, [], os.getpid()
 
@@ -147,7 +147,7 @@ def clock(fault: dict) -> None:
 
 def minutes(fault: dict) -> None:
     "Another patience between ranks than ten minutes."
-    import vicmae.trainer as module
+    import vicmae.run.trainer as module
 
     real = module.setup
     module.setup = lambda device: real(device, fault["minutes"])
@@ -155,7 +155,7 @@ def minutes(fault: dict) -> None:
 
 def blind(fault: dict) -> None:
     "One rank does not see the data, as a node on which a folder is not mounted."
-    import vicmae.task as module
+    import vicmae.pretraining.parts as module
 
     real = module.find_samples
     if rank() == fault["rank"]:
@@ -186,10 +186,11 @@ def serve(pictures: bool) -> None:
     import tqdm  # noqa: F401
     import tyro.constructors  # noqa: F401
 
-    from vicmae import pretrain, trainer
+    from vicmae.pretraining import job
+    from vicmae.run import trainer
 
     if not pictures:
-        trainer.draw_losses = pretrain.draw_reconstruction = lambda *args: None
+        trainer.draw_losses = job.draw_reconstruction = lambda *args: None
     reader = os.fdopen(os.dup(0), "rb", 0)
     print(json.dumps({"ready": os.getpid()}), flush=True)
     while True:

@@ -170,8 +170,8 @@ def check_rows(item: Input, found: dict[str, str | None], notes: str) -> None:
 
 def check_list(item: Input, rng: random.Random, real: bool) -> bool:
     "A list for training, for probing, and in a command."
-    from vicmae.files import find_samples
-    from vicmae.labelled import open_labelled, splits_of
+    from vicmae.media.files import find_samples
+    from vicmae.evaluation.labelled import open_labelled, splits_of
 
     def labelled() -> tuple:
         parts = [open_labelled(item.path, split) for split in splits_of(item.path)]
@@ -215,8 +215,8 @@ def check_weights(item: Input, model: Any, notes: str) -> None:
 
 def check_checkpoint(item: Input, rng: random.Random, real: bool) -> bool:
     "A checkpoint as a backbone, as a classifier, and in a command."
-    from vicmae.checkpoints import load_model
-    from vicmae.predict import load_classifier
+    from vicmae.backbone.checkpoints import load_model
+    from vicmae.finetuning.predict import load_classifier
 
     answers = []
     for load in (load_model, load_classifier):
@@ -277,7 +277,7 @@ def check_run(item: Input, rng: random.Random, real: bool) -> bool:
 
 def check_picture(item: Input, rng: random.Random, real: bool) -> bool:
     "A picture is read here and in a helper, and shown by a command."
-    from vicmae.video import read_picture
+    from vicmae.media.pictures import read_picture
 
     limit = SECONDS if rng.random() < 0.1 else None
     got, notes = attempt(lambda: read_picture(item.path, limit), item.names)
@@ -308,7 +308,7 @@ def check_frames(item: Input, frames: Any) -> None:
 
 def check_clip(item: Input, rng: random.Random, real: bool) -> bool:
     "A clip is read in order and at random, here or in a helper, and shown by a command."
-    from vicmae.video import open_video
+    from vicmae.media.video import open_video
 
     limit = SECONDS if rng.random() < 0.15 else None
 
@@ -479,12 +479,13 @@ def settle() -> None:
     "What a forked process has of its own: one thread, a limit of pixels, no figures on disk."
     import torch
 
-    from vicmae import log, pretrain, task
+    from vicmae.pretraining import job, parts
+    from vicmae.run import log
 
     os.environ |= ENVIRONMENT
     torch.set_num_threads(1)
     nothing = lambda *args, **options: None  # noqa: E731  # two thirds of the time of a short run
-    pretrain.draw_reconstruction = log.save_figure = task.save_figure = nothing
+    job.draw_reconstruction = log.save_figure = parts.save_figure = nothing
 
 
 def command_in(args: list[str], place: Path) -> None:
@@ -508,8 +509,9 @@ def command_in(args: list[str], place: Path) -> None:
 def prepare_stock(folder: Path) -> Stock:
     "Import everything once, and make the sound files, some with the commands themselves."
     os.environ.setdefault("MPLBACKEND", "Agg")
-    for name in ("matplotlib.pyplot", "sklearn.linear_model", "tqdm", "uniplot", "vicmae.show",
-                 "vicmae.finetune", "vicmae.launch", "vicmae.visualize", "vicmae.watch"):
+    for name in ("matplotlib.pyplot", "sklearn.linear_model", "tqdm", "uniplot", "vicmae.look.show",
+                 "vicmae.finetuning.job", "vicmae.cluster.slurm", "vicmae.look.reconstruct",
+                 "vicmae.cluster.watch"):
         import_module(name)
     os.environ["SVT_LOG"] = "1"  # an encoder that talks
     stock = Stock(folder, command_in)

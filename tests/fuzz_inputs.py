@@ -137,7 +137,7 @@ def small_model(seed: int = 0):
     "A ViC-MAE of 14,000 weights."
     import torch
 
-    from vicmae.model import ViCMAE
+    from vicmae.model.vicmae import ViCMAE
 
     torch.manual_seed(seed)
     sizes = dict(embed_dim=16, depth=1, num_heads=2, decoder_embed_dim=16, decoder_depth=1,
@@ -156,7 +156,7 @@ def pickled(content: Any, old: bool = False) -> bytes:
 
 def checkpoint_stock(folder: Path, runs: dict[str, dict[str, bytes]]) -> dict:
     "Checkpoints of our own and of the authors' kind."
-    from vicmae.weights import save_model
+    from vicmae.train.weights import save_model
 
     model = small_model()
     state = {name: value.clone() for name, value in model.state_dict().items()}
@@ -220,7 +220,7 @@ class Stock:
         self.folder = folder
         self.pictures, self.clips = picture_stock(), clip_stock()
         data_folders(folder, self.clips, self.pictures)
-        from vicmae.weights import save_model
+        from vicmae.train.weights import save_model
 
         save_model(folder / "model.safetensors", small_model())
         self.runs = {}

@@ -25,8 +25,8 @@ from pathlib import Path
 import faulty
 import torch
 
-from vicmae.runfolder import RunFolder
-from vicmae.weights import read_tensors
+from vicmae.run.runfolder import RunFolder
+from vicmae.train.weights import read_tensors
 
 SAMPLES = Path(__file__).parents[1] / "data_samples"
 SAME = ("step", "loss", "loss_recon", "loss_contrast", "grad_norm", "skipped", "lambda", "lr")

@@ -11,9 +11,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-import vicmae.task
-from vicmae.contrast import Ids, contrast
-from vicmae.distributed import (
+import vicmae.pretraining.parts
+from vicmae.model.contrast import Ids, contrast
+from vicmae.train.distributed import (
     average_gradients,
     cleanup,
     mean_over_ranks,
@@ -22,11 +22,11 @@ from vicmae.distributed import (
     setup,
     world_size,
 )
-from vicmae.model import ViCMAE, vicmae_vit_debug
-from vicmae.recipes import get_recipe
-from vicmae.task import PretrainTask
-from vicmae.train import exact_gradients, plain_gradients, split_batch
-from vicmae.views import normalize
+from vicmae.model.vicmae import ViCMAE, vicmae_vit_debug
+from vicmae.pretraining.recipes import get_recipe
+from vicmae.pretraining.parts import PretrainTask
+from vicmae.train.engine import exact_gradients, plain_gradients, split_batch
+from vicmae.data.views import normalize
 
 PAIRS, STEP, STEPS, CPU = 64, 99, 100, torch.device("cpu")
 
@@ -98,7 +98,7 @@ def main(dtype: torch.dtype) -> None:
     mine = {k: v.chunk(world_size())[rank()] for k, v in batch.items()}
     config = get_recipe("debug")
     config.lam, config.measure_every = 0.5, 0
-    vicmae.task.normalize = lambda views: normalize(views).to(dtype)
+    vicmae.pretraining.parts.normalize = lambda views: normalize(views).to(dtype)
     true = gradients(model, batch, config)
 
     def check(name: str, reference=true, how: str = "ddp", again: bool = False, mean: bool = True,

@@ -25,9 +25,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from vicmae.launch import SlurmOptions, write_slurm
-from vicmae.pretrain import pretrain
-from vicmae.recipes import get_recipe
+from vicmae.cluster.slurm import SlurmOptions, write_slurm
+from vicmae.pretraining.job import pretrain
+from vicmae.pretraining.recipes import get_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = """

@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-import vicmae.frames
-from vicmae.augment import augment, augment_policy, mix
-from vicmae.batches import LabelledBatches, TestViews
-from vicmae.dataset import hash_batch, join_ranks, make_loader
-from vicmae.files import DataError, Sample
-from vicmae.frames import FrameCache
-from vicmae.labelled import Labelled, open_labelled
-from vicmae.sampling import draw, sample_clip
-from vicmae.views import center_view
+import vicmae.media.frames
+from vicmae.finetuning.augment import augment, augment_policy, mix
+from vicmae.finetuning.clips import LabelledBatches, TestViews
+from vicmae.media.pairs import hash_batch, join_ranks, make_loader
+from vicmae.media.files import Sample
+from vicmae.errors import DataError
+from vicmae.media.frames import FrameCache
+from vicmae.evaluation.labelled import Labelled, open_labelled
+from vicmae.data.sampling import draw, sample_clip
+from vicmae.data.views import center_view
 
 SIZE, BATCH = 32, 8
 CLASSES = ("a", "b", "c")
@@ -163,9 +164,10 @@ def test_targets_belong_to_the_files_that_stand_in_the_batch(films, photos):
 
 def test_repeats_decode_a_clip_once_and_draw_it_anew(films, monkeypatch):
     opened = []
-    real = vicmae.frames.open_video
+    real = vicmae.media.frames.open_video
     monkeypatch.setattr(
-        vicmae.frames, "open_video", lambda path, **k: (opened.append(path), real(path, **k))[1]
+        vicmae.media.frames, "open_video",
+        lambda path, **k: (opened.append(path), real(path, **k))[1]
     )
     dataset = LabelledBatches(films, BATCH, SIZE, repeats=2, **CLIPS)
     assert dataset.plan.steps_per_epoch == len(films) // 4

@@ -25,21 +25,23 @@ import pytest
 import torch
 from waiting import PATIENCE
 
-from vicmae.checkpoints import load_model, rebuild
-from vicmae.classifier import Classifier
-from vicmae.config import method_of
-from vicmae.files import ErrorReport, read_object, read_rows
-from vicmae.follow import RunReader, headline
-from vicmae.foreign import open_weights
-from vicmae.log import MetricsFile, draw_losses
-from vicmae.model import ViCMAE, vicmae_vit_debug
-from vicmae.recipes import PretrainConfig, get_recipe
-from vicmae.records import write_rows
-from vicmae.runfolder import RunFolder
-from vicmae.train import time_shares
-from vicmae.trainer import open_run
-from vicmae.watch import draw_run, text_frame
-from vicmae.weights import CheckpointError, read_tensors, save_model, save_tensors
+from vicmae.backbone.checkpoints import load_model, rebuild
+from vicmae.finetuning.classifier import Classifier
+from vicmae.run.config import method_of
+from vicmae.media.records import ErrorReport
+from vicmae.media.records import read_object, read_rows
+from vicmae.cluster.follow import RunReader, headline
+from vicmae.backbone.foreign import open_weights
+from vicmae.run.log import MetricsFile, draw_losses
+from vicmae.model.vicmae import ViCMAE, vicmae_vit_debug
+from vicmae.pretraining.recipes import PretrainConfig, get_recipe
+from vicmae.media.records import write_rows
+from vicmae.run.runfolder import RunFolder
+from vicmae.train.engine import time_shares
+from vicmae.run.session import open_run
+from vicmae.cluster.watch import draw_run, text_frame
+from vicmae.errors import CheckpointError
+from vicmae.train.weights import read_tensors, save_model, save_tensors
 
 HEADS = {"num_heads": 2, "decoder_num_heads": 2}
 SIZES = dict(

@@ -11,15 +11,16 @@ import torch.nn.functional as F
 from torch import nn
 from waiting import PATIENCE
 
-from vicmae.autoencoder import MaskedAutoencoder
-from vicmae.checkpoints import load_model
-from vicmae.classifier import (Classifier, average_views, classify_views, from_pretrained, inflate,
-                               layer_groups)
-from vicmae.features import extract_features
-from vicmae.parallel import kept_bytes
-from vicmae.model import ViCMAE, vicmae_vit_debug
-from vicmae.views import normalize
-from vicmae.weights import CheckpointError, load_strict
+from vicmae.model.autoencoder import MaskedAutoencoder
+from vicmae.backbone.checkpoints import load_model
+from vicmae.finetuning.classifier import (Classifier, average_views, classify_views,
+                                          from_pretrained, inflate, layer_groups)
+from vicmae.backbone.features import extract_features
+from vicmae.train.parallel import kept_bytes
+from vicmae.model.vicmae import ViCMAE, vicmae_vit_debug
+from vicmae.data.views import normalize
+from vicmae.errors import CheckpointError
+from vicmae.train.weights import load_strict
 
 try:
     from timm.optim import param_groups_layer_decay
@@ -301,8 +302,8 @@ import sys, torch, torch.distributed as dist, torch.nn.functional as F
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
-from vicmae.classifier import Classifier, classify_views
-from vicmae.distributed import relative_errors
+from vicmae.finetuning.classifier import Classifier, classify_views
+from vicmae.train.distributed import relative_errors
 dist.init_process_group("gloo")
 rank = dist.get_rank()
 torch.manual_seed(5)

@@ -11,12 +11,12 @@ import pytest
 from waiting import PATIENCE
 
 from vicmae import cli
-from vicmae.figures import BadValue, UserError
-from vicmae.lists import DataError
-from vicmae.model import MODELS
-from vicmae.pictures import MediaError
-from vicmae.recipes import RECIPES
-from vicmae.weights import CheckpointError
+from vicmae.errors import BadValue, UserError
+from vicmae.errors import DataError
+from vicmae.model.vicmae import MODELS
+from vicmae.errors import MediaError
+from vicmae.pretraining.recipes import RECIPES
+from vicmae.errors import CheckpointError
 
 SAMPLES = str(Path(__file__).parents[1] / "data_samples")
 HELP = """

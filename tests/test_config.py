@@ -10,15 +10,15 @@ from types import SimpleNamespace
 import pytest
 from safetensors.torch import load_file
 
-from vicmae.checkpoints import load_model
+from vicmae.backbone.checkpoints import load_model
 from vicmae.cli import main
-from vicmae.config import BESIDE, RunConfig, differences, facts_of, method_of, with_stored
-from vicmae.finetune_recipes import FINETUNE_RECIPES, FinetuneConfig
-from vicmae.pretrain import pretrain
-from vicmae.log import NOT_FINITE
-from vicmae.recipes import RECIPES, PretrainConfig, describe, get_recipe, source_of
-from vicmae.runfolder import RunFolder
-from vicmae.task import build_model
+from vicmae.run.config import BESIDE, RunConfig, differences, facts_of, method_of, with_stored
+from vicmae.finetuning.recipes import FINETUNE_RECIPES, FinetuneConfig
+from vicmae.pretraining.job import pretrain
+from vicmae.run.log import NOT_FINITE
+from vicmae.pretraining.recipes import RECIPES, PretrainConfig, describe, get_recipe, source_of
+from vicmae.run.runfolder import RunFolder
+from vicmae.pretraining.parts import build_model
 
 SAMPLES = str(Path(__file__).parents[1] / "data_samples")
 KINDS = {"pretrain": (PretrainConfig, RECIPES), "finetune": (FinetuneConfig, FINETUNE_RECIPES)}
@@ -86,7 +86,7 @@ def test_what_every_run_has_stands_once():
     ("finetune", "test_crops", 2), ("finetune", "num_workers", 5000),
     ("finetune", "optimizer", "adam"), ("finetune", "keep_best", True)])
 def test_senseless_values_are_refused_before_anything_is_opened(kind, name, value, tmp_path):
-    from vicmae.finetune import finetune
+    from vicmae.finetuning.job import finetune
 
     _, recipes = KINDS[kind]
     config = replace(next(iter(recipes.values()))(), data="/no/such/folder",

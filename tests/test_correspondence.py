@@ -8,7 +8,7 @@ import pytest
 import torch
 from waiting import PATIENCE
 
-from vicmae.attention import (
+from vicmae.look.attention import (
     as_images,
     attention_from,
     attention_maps,
@@ -22,8 +22,8 @@ from vicmae.attention import (
     show_attention,
     show_patch_pca,
 )
-from vicmae.checkpoints import load_model
-from vicmae.correspondence import (
+from vicmae.backbone.checkpoints import load_model
+from vicmae.look.match import (
     center_features,
     feature_maps,
     find_matches,
@@ -40,8 +40,8 @@ from vicmae.correspondence import (
     similarity_matrix,
     true_matches,
 )
-from vicmae.model import vicmae_vit_debug
-from vicmae.world import Clip, correspond, make_clip
+from vicmae.model.vicmae import vicmae_vit_debug
+from vicmae.data.world import Clip, correspond, make_clip
 
 pytestmark = pytest.mark.floats
 
@@ -182,7 +182,7 @@ def test_error_counts_clips_and_not_patches():
 
 def test_the_command_of_the_notebook_prints_what_the_functions_give():
     code = (
-        "from vicmae.correspondence import *; print(match_table(match_scores('tiny', num_clips=6)))"
+        "from vicmae.look.match import *; print(match_table(match_scores('tiny', num_clips=6)))"
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
                           timeout=PATIENCE)

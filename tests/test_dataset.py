@@ -10,10 +10,12 @@ import pytest
 import torch
 from waiting import PATIENCE
 
-import vicmae.frames
-from vicmae.dataset import BatchPlan, PairBatches, hash_batch, join_ranks, make_loader
-from vicmae.files import DataError, ErrorReport, Sample, find_samples
-from vicmae.frames import FrameCache, Frames, first_frame
+import vicmae.media.frames
+from vicmae.media.pairs import BatchPlan, PairBatches, hash_batch, join_ranks, make_loader
+from vicmae.media.files import Sample, find_samples
+from vicmae.media.records import ErrorReport
+from vicmae.errors import DataError
+from vicmae.media.frames import FrameCache, Frames, first_frame
 
 SIZE, PATCH, BATCH = 32, 8, 16
 
@@ -305,7 +307,7 @@ def test_a_file_that_cannot_be_opened_is_tried_once(samples, monkeypatch):
         tried.append(path)
         raise OSError(f"{path} is on strike")
 
-    monkeypatch.setattr(vicmae.frames, "open_video", refuse)
+    monkeypatch.setattr(vicmae.media.frames, "open_video", refuse)
     pictures_too = dataset(samples, video_ratio=0.5)
     first, second = pictures_too[0], pictures_too[0]
     assert hash_batch(first) == hash_batch(second) and len(tried) == len(set(tried))
@@ -314,7 +316,7 @@ def test_a_file_that_cannot_be_opened_is_tried_once(samples, monkeypatch):
 
 def test_frames_that_fail_do_not_brand_the_file(samples, monkeypatch):
     """Some frames of a clip fail: it is replaced where they are asked for, and only there."""
-    real = vicmae.frames.open_video
+    real = vicmae.media.frames.open_video
 
     class Scratched:
         def __init__(self, path, **options):
@@ -333,7 +335,7 @@ def test_frames_that_fail_do_not_brand_the_file(samples, monkeypatch):
         def __exit__(self, *error):
             self.video.close()
 
-    monkeypatch.setattr(vicmae.frames, "open_video", Scratched)
+    monkeypatch.setattr(vicmae.media.frames, "open_video", Scratched)
     walked = dataset(samples)
     errors, steps = [], []
     for step in range(6):
@@ -366,18 +368,18 @@ def test_pictures_that_step_in_for_clips_fill_their_rows(home):
 
 def test_files_that_are_trusted_are_read_without_a_helper(samples, monkeypatch):
     """The limit is a matter of each read: whoever knows a file to be good can say so."""
-    import vicmae.pictures
-    import vicmae.video
+    import vicmae.media.pictures
+    import vicmae.media.video
 
     asked = []
-    real = vicmae.pictures.ask_helper
+    real = vicmae.media.pictures.ask_helper
 
     def ask(path, *rest):
         asked.append(str(path))
         return real(path, *rest)
 
-    monkeypatch.setattr(vicmae.pictures, "ask_helper", ask)
-    monkeypatch.setattr(vicmae.video, "ask_helper", ask)
+    monkeypatch.setattr(vicmae.media.pictures, "ask_helper", ask)
+    monkeypatch.setattr(vicmae.media.video, "ask_helper", ask)
     good = [s for s in samples if "bad" not in s.path]
     some = [s for kind in ("clip", "picture") for s in [s for s in good if s.kind == kind][:2]]
     frames = Frames(some, trusted={0, 2})

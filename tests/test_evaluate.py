@@ -14,16 +14,17 @@ import torch.nn.functional as F
 from PIL import Image
 from waiting import PATIENCE
 
-import vicmae.features as features
-from vicmae.checkpoints import load_model
-from vicmae.weights import save_model
-from vicmae.classifier import from_pretrained
-from vicmae.features import extract_features, features_of, knn_scores
-from vicmae.files import DataError, DatasetMissing
-from vicmae.frames import Frames, first_frame
-from vicmae.labelled import of_kind, open_labelled, take
-from vicmae.model import vicmae_vit_tiny_patch8
-from vicmae.probes import (
+import vicmae.backbone.features as features
+from vicmae.backbone.checkpoints import load_model
+from vicmae.train.weights import save_model
+from vicmae.finetuning.classifier import from_pretrained
+from vicmae.backbone.features import extract_features, knn_scores
+from vicmae.backbone.store import features_of
+from vicmae.errors import DataError, DatasetMissing
+from vicmae.media.frames import Frames, first_frame
+from vicmae.evaluation.labelled import of_kind, open_labelled, take
+from vicmae.model.vicmae import vicmae_vit_tiny_patch8
+from vicmae.backbone.probes import (
     LADDER,
     Knn,
     Linear,
@@ -34,10 +35,12 @@ from vicmae.probes import (
     metrics,
     wilson,
 )
-from vicmae.sampling import hold_out, test_views
-from vicmae.transfer import EvaluateConfig, TransferConfig, evaluate, open_parts, transfer
-from vicmae.views import normalize
-from vicmae.world import OBJECTS, make_picture, write_world
+from vicmae.data.sampling import hold_out, test_views
+from vicmae.evaluation.probe import EvaluateConfig, TransferConfig, evaluate, open_parts
+from vicmae.evaluation.transfer import transfer
+from vicmae.data.views import normalize
+from vicmae.data.world import OBJECTS, make_picture
+from vicmae.data.worldfiles import write_world
 
 pytestmark = pytest.mark.filterwarnings("error::UserWarning")  # a test must expect what is said
 
@@ -224,11 +227,11 @@ def test_cache_that_cannot_be_written_does_not_end_the_work(tiny, pictures, tmp_
 
 RANKS = """
 import sys, torch
-import vicmae.features as features
-from vicmae.checkpoints import load_model
-from vicmae.weights import save_model
-from vicmae.distributed import cleanup, rank, setup
-from vicmae.labelled import of_kind, open_labelled, take
+import vicmae.backbone.features as features
+from vicmae.backbone.checkpoints import load_model
+from vicmae.train.weights import save_model
+from vicmae.train.distributed import cleanup, rank, setup
+from vicmae.evaluation.labelled import of_kind, open_labelled, take
 features.CHUNK = 4
 setup(torch.device("cpu"))
 data, model = open_labelled(sys.argv[1], "train"), load_model("tiny")
@@ -390,7 +393,7 @@ def evaluate_config(tmp_path: Path, **changes) -> EvaluateConfig:
 
 
 def test_options_need_no_torch():
-    code = "import sys, vicmae.transfer; sys.exit('torch' in sys.modules)"
+    code = "import sys, vicmae.evaluation.transfer; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=PATIENCE).returncode == 0
 
 
@@ -465,7 +468,7 @@ def suite(tmp_path: Path, **changes) -> TransferConfig:
 
 def test_suite_names_what_is_missing_and_goes_on(tmp_path, capsys, monkeypatch):
     lay_out(tmp_path / "data")
-    import vicmae.transfer as module
+    import vicmae.evaluation.transfer as module
 
     probe, calls = module.probe, []
 

@@ -15,9 +15,9 @@ from browser import FLAGS, WATCH, find_browser, jupyterlab, trust, write_noteboo
 from PIL import Image
 from waiting import wait_for
 
-from vicmae.canvas import Canvas, keep_pictures
-from vicmae.controls import Explorer, FileChooser, slider
-from vicmae.explore import (
+from vicmae.look.canvas import Canvas, keep_pictures
+from vicmae.look.controls import Explorer, FileChooser, slider
+from vicmae.look.explore import (
     explore_attention,
     explore_files,
     explore_masking,
@@ -79,7 +79,7 @@ def test_the_brush_hides_or_shows(masking) -> None:
 
 
 def test_a_model_of_normalised_patches_is_told_whose_statistics() -> None:
-    from vicmae.checkpoints import load_model
+    from vicmae.backbone.checkpoints import load_model
 
     explorer = explore_masking(load_model("tiny"))
     seen = {}
@@ -205,7 +205,7 @@ def test_stored_notebooks_keep_the_picture_alone(tmp_path, masking) -> None:
     first, second = json.loads((tmp_path / "a.ipynb").read_text())["cells"]
     assert set(first["outputs"][0]["data"]) == {"image/png", "text/plain"}
     assert VIEW in second["outputs"][0]["data"]  # without a picture, nothing is taken away
-    for name in ("22_canvas", "22a_controls", "22b_explore"):
+    for name in ("125_canvas", "126_controls", "127_explore"):
         notebook = json.loads((ROOT / "nbs" / f"{name}.ipynb").read_text(encoding="utf-8"))
         outputs = [out for cell in notebook["cells"] for out in cell.get("outputs", [])]
         assert not [out for out in outputs if VIEW in out.get("data", {})], f"{name}: keep_pictures"
@@ -220,7 +220,7 @@ for name in names: sys.modules[name] = types.ModuleType(name)
 asked, output = [], sys.modules["google.colab.output"]
 output.enable_custom_widget_manager = lambda: asked.append(1)
 sys.modules["google.colab"].output = output
-from vicmae.canvas import Canvas
+from vicmae.look.canvas import Canvas
 Canvas(); Canvas()
 assert asked == [1], asked
 """
@@ -229,8 +229,8 @@ assert asked == [1], asked
 
 # ---------------------------------------------------------------- in JupyterLab
 CELLS = [
-    "import time\nimport numpy as np\nfrom vicmae.canvas import Canvas\n"
-    "from vicmae.controls import *\nfrom vicmae.explore import *",
+    "import time\nimport numpy as np\nfrom vicmae.look.canvas import Canvas\n"
+    "from vicmae.look.controls import *\nfrom vicmae.look.explore import *",
     "masking = explore_masking()\nmasking",
     "explore_sampling()",
     "explore_attention()",

@@ -19,8 +19,8 @@ import torch
 from faulty import Run, Server, left
 from waiting import PATIENCE, wait_for
 
-from vicmae.runfolder import RunFolder
-from vicmae.weights import read_tensors
+from vicmae.run.runfolder import RunFolder
+from vicmae.train.weights import read_tensors
 
 SAMPLES = Path(__file__).parents[1] / "data_samples"
 SAME = ("step", "loss", "loss_recon", "loss_contrast", "grad_norm", "skipped", "lambda", "lr")

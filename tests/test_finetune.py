@@ -17,21 +17,23 @@ import pytest
 import torch
 from waiting import PATIENCE
 
-from vicmae.batches import TestViews
-from vicmae.checkpoints import load_model
+from vicmae.finetuning.clips import TestViews
+from vicmae.backbone.checkpoints import load_model
 from vicmae.cli import main
-from vicmae.finetune import few as fewest
-from vicmae.finetune import open_sets, test_model
-from vicmae.finetune_recipes import FINETUNE_RECIPES
-from vicmae.predict import load_classifier, predict
-from vicmae.runfolder import RunFolder
-from vicmae.weights import read_tensors, save_model
-from vicmae.world import OBJECTS, write_world
+from vicmae.evaluation.report import few as fewest
+from vicmae.finetuning.classifier import test_model
+from vicmae.finetuning.parts import open_sets
+from vicmae.finetuning.recipes import FINETUNE_RECIPES
+from vicmae.finetuning.predict import load_classifier, predict
+from vicmae.run.runfolder import RunFolder
+from vicmae.train.weights import read_tensors, save_model
+from vicmae.data.world import OBJECTS
+from vicmae.data.worldfiles import write_world
 
 test_model.__test__ = False  # no test, whatever pytest makes of the name
 ENV = dict(os.environ)
 KILL = "import os\n" \
-       "from vicmae.trainer import CALLBACKS, Callback\n" \
+       "from vicmae.run.trainer import CALLBACKS, Callback\n" \
        "class Kill(Callback):\n" \
        "    def on_step(self, trainer, row):\n" \
        "        if row['step'] == {step} and ({late} or not trainer.start):\n" \
@@ -255,7 +257,7 @@ def test_a_finished_run_can_be_tested_again_and_gone_on_with(world, tmp_path, he
 def test_a_signal_ends_a_test(world, tmp_path):
     run = tmp_path / "run"
     kill = "import os\n" \
-           "from vicmae.trainer import CALLBACKS, Callback\n" \
+           "from vicmae.run.trainer import CALLBACKS, Callback\n" \
            "class Kill(Callback):\n" \
            "    def before_step(self, trainer, batch, step):\n" \
            "        if trainer.config.eval_every and step == 1: os.kill(os.getpid(), 15)\n" \

@@ -10,13 +10,14 @@ import torch
 from waiting import PATIENCE
 
 import vicmae
-from vicmae.checkpoints import load_model, sample_files
-from vicmae.classifier import Classifier
-from vicmae.files import DataError, Sample, find_samples
-from vicmae.model import vicmae_vit_debug
-from vicmae.pictures import read_picture
-from vicmae.vectors import as_clips, as_pixels, features
-from vicmae.views import normalize
+from vicmae.backbone.checkpoints import load_model, sample_files
+from vicmae.finetuning.classifier import Classifier
+from vicmae.media.files import Sample, find_samples
+from vicmae.errors import DataError
+from vicmae.model.vicmae import vicmae_vit_debug
+from vicmae.media.pictures import read_picture
+from vicmae.backbone.vectors import as_clips, as_pixels, features
+from vicmae.data.views import normalize
 
 PACKAGE = Path(vicmae.__file__).parent
 FILES = sample_files()

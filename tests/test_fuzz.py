@@ -82,8 +82,8 @@ def everything(folder: Path) -> dict:
     import fuzz
     import fuzz_inputs
 
-    import vicmae.files
-    import vicmae.video
+    import vicmae.media.files
+    import vicmae.media.video
 
     stock = fuzz.prepare_stock(folder)
     def try_one(number: int) -> str:
@@ -93,13 +93,14 @@ def everything(folder: Path) -> dict:
     told["made"] = [[digest(stock, n, folder / f"{turn}/{n}") for n in range(50)]
                     for turn in ("once", "again")]
     told["stock"] = fuzz_inputs.clip_stock() == stock.clips
-    sound, told["planted"], told["sound"] = vicmae.video.read_picture, {}, try_one(PICTURE)
+    sound, told["planted"], told["sound"] = vicmae.media.video.read_picture, {}, try_one(PICTURE)
     for bad in PLANTED:
         fuzz.SECONDS, fuzz.PATIENCE = (1, 0.3) if bad in (slow, parent) else (120, 30)
-        vicmae.video.read_picture = bad
+        vicmae.media.video.read_picture = bad
         told["planted"][bad.__name__] = try_one(PICTURE)
-    vicmae.video.read_picture, found = sound, vicmae.files.find_samples
-    vicmae.files.find_samples = lambda data, *args, **options: found(data, *args, **options)[1:]
+    vicmae.media.video.read_picture, found = sound, vicmae.media.files.find_samples
+    vicmae.media.files.find_samples = lambda data, *args, **options: found(
+        data, *args, **options)[1:]
     told["drops"] = [row["why"] for row in fuzz.run(
         range(0, 50, 5), SEED, stock, folder / "drops", jobs=1, real=0)]
     return told

@@ -11,10 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from vicmae.files import DataError
-from vicmae.formats import DATASETS, VOC
-from vicmae.frames import first_frame
-from vicmae.labelled import DatasetMissing, open_labelled, splits_of
+from vicmae.errors import DataError
+from vicmae.evaluation.catalog import DATASETS
+from vicmae.evaluation.layouts import VOC
+from vicmae.media.frames import first_frame
+from vicmae.evaluation.labelled import open_labelled, splits_of
+from vicmae.errors import DatasetMissing
 
 BIRDS, PLACES = ("Acadian_Flycatcher", "Blue_Jay"), ("/a/airfield", "/b/bus_station/indoor")
 TEMPLATES = {"Holding something": "1", "Pushing something from left to right": "0"}
@@ -1014,7 +1016,8 @@ def test_import_is_quick():
     import sys
 
     code = (
-        "import sys, vicmae.labelled; heavy = {'torch', 'torchvision', 'scipy'} & set(sys.modules);"
+        "import sys, vicmae.evaluation.labelled;"
+        "heavy = {'torch', 'torchvision', 'scipy'} & set(sys.modules);"
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -12,16 +12,18 @@ import pytest
 import torch
 from waiting import PATIENCE, wait_for
 
-from vicmae.autoencoder import fused_attention
+from vicmae.model.autoencoder import fused_attention
 from vicmae.cli import main
-from vicmae.files import DataError, Sample
-from vicmae.launch import SlurmOptions, slurm_script, slurm_seconds, write_slurm
-from vicmae.memory import checkpoints_kept, describe, faults, memory
-from vicmae.parallel import kept_bytes
-from vicmae.pretrain import build_model, planned, pretrain
-from vicmae.recipes import get_recipe
-from vicmae.runfolder import RunFolder
-from vicmae.views import normalize
+from vicmae.media.files import Sample
+from vicmae.errors import DataError
+from vicmae.cluster.slurm import SlurmOptions, slurm_script, slurm_seconds, write_slurm
+from vicmae.pretraining.memory import checkpoints_kept, describe, faults, memory
+from vicmae.train.parallel import kept_bytes
+from vicmae.pretraining.job import planned, pretrain
+from vicmae.pretraining.parts import build_model
+from vicmae.pretraining.recipes import get_recipe
+from vicmae.run.runfolder import RunFolder
+from vicmae.data.views import normalize
 
 ROOT = Path(__file__).resolve().parents[1]
 DEBUG = replace(get_recipe("debug"), data=str(ROOT / "data_samples"))

@@ -8,9 +8,12 @@ import sys
 import pytest
 from PIL import Image
 
-from vicmae.files import ErrorReport, Sample, error_entry, find_samples, to_json
-from vicmae.labelled import open_labelled, splits_of
-from vicmae.lists import DataError, kind_of, no_label, read_table, split_data, unread
+from vicmae.media.files import Sample, find_samples
+from vicmae.media.records import ErrorReport, error_entry
+from vicmae.media.records import to_json
+from vicmae.evaluation.labelled import open_labelled, splits_of
+from vicmae.errors import DataError
+from vicmae.media.lists import kind_of, no_label, read_table, split_data, unread
 
 
 @pytest.fixture
@@ -289,7 +292,7 @@ def test_containers_with_other_endings_are_read(tmp_path):
     import av
     import numpy as np
 
-    from vicmae.video import open_video
+    from vicmae.media.video import open_video
 
     codecs = {"mts": "mpeg2video", "asf": "msmpeg4", "vob": "mpeg2video", "y4m": "wrapped_avframe",
               "mjpeg": "mjpeg", "ogg": "theora", "3g2": "mpeg4", "f4v": "mpeg4", "divx": "mpeg4"}

@@ -10,18 +10,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vicmae.files import DataError
-from vicmae.finetune import finetune, open_sets, planned
-from vicmae.finetune_recipes import FINETUNE_RECIPES, FinetuneConfig
-from vicmae.predict import load_classifier, predict, print_predictions
-from vicmae.probes import metrics
-from vicmae.recipes import RECIPES, get_recipe
-from vicmae.report import cautions, check_classes, describe_scores, score_table, shared_files
-from vicmae.memory import describe
-from vicmae.runfolder import RunFolder
-from vicmae.transfer import EvaluateConfig, TransferConfig, evaluate, open_parts, transfer
-from vicmae.weights import CheckpointError, read_tensors
-from vicmae.world import OBJECTS, make_picture
+from vicmae.errors import DataError
+from vicmae.finetuning.job import finetune, planned
+from vicmae.finetuning.parts import open_sets
+from vicmae.finetuning.recipes import FINETUNE_RECIPES, FinetuneConfig
+from vicmae.finetuning.predict import load_classifier, predict, print_predictions
+from vicmae.backbone.probes import metrics
+from vicmae.pretraining.recipes import RECIPES, get_recipe
+from vicmae.evaluation.report import (cautions, check_classes, describe_scores, score_table,
+                                      shared_files)
+from vicmae.pretraining.memory import describe
+from vicmae.run.runfolder import RunFolder
+from vicmae.evaluation.probe import EvaluateConfig, TransferConfig, evaluate, open_parts
+from vicmae.evaluation.transfer import transfer
+from vicmae.errors import CheckpointError
+from vicmae.train.weights import read_tensors
+from vicmae.data.world import OBJECTS, make_picture
 
 ROOT = Path(__file__).resolve().parents[1]
 

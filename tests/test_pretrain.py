@@ -16,12 +16,12 @@ import torch
 from PIL import Image
 from waiting import PATIENCE
 
-from vicmae.checkpoints import load_model
-from vicmae.files import DataError
-from vicmae.pretrain import pretrain as train
-from vicmae.pretrain import probe_notes
-from vicmae.recipes import get_recipe
-from vicmae.runfolder import RunFolder
+from vicmae.backbone.checkpoints import load_model
+from vicmae.errors import DataError
+from vicmae.pretraining.job import pretrain as train
+from vicmae.pretraining.job import probe_notes
+from vicmae.pretraining.recipes import get_recipe
+from vicmae.run.runfolder import RunFolder
 
 SAMPLES = Path(__file__).parents[1] / "data_samples"
 ENV = dict(os.environ)

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 import vicmae
-import vicmae.sampling as sampling
-from vicmae.finetune import finetune
-from vicmae.finetune_recipes import FINETUNE_RECIPES
-from vicmae.pretrain import pretrain
-from vicmae.recipes import get_recipe
-from vicmae.world import write_world
+import vicmae.data.sampling as sampling
+from vicmae.finetuning.job import finetune
+from vicmae.finetuning.recipes import FINETUNE_RECIPES
+from vicmae.pretraining.job import pretrain
+from vicmae.pretraining.recipes import get_recipe
+from vicmae.data.worldfiles import write_world
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 import vicmae
-from vicmae.checkpoints import load_model, sample_files
-from vicmae.recipes import get_recipe
-from vicmae.shipped import accuracies, record, small_world
-from vicmae.weights import SHIPPED, read_tensors
+from vicmae.backbone.checkpoints import load_model, sample_files
+from vicmae.pretraining.recipes import get_recipe
+from vicmae.evaluation.shipped import accuracies, record, small_world
+from vicmae.train.weights import SHIPPED, read_tensors
 
 FOLDER = Path(vicmae.__file__).parent
 

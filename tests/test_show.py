@@ -11,15 +11,17 @@ import pytest
 import torch
 from PIL import Image
 
-from vicmae.attention import patch_features
-from vicmae.checkpoints import load_model, sample_files
-from vicmae.weights import save_model
-from vicmae.files import DataError
-from vicmae.model import vicmae_vit_debug
-from vicmae.show import attend_files, match_file, output_paths, reconstruct_files
-from vicmae.video import MediaError, open_video
-from vicmae.visualize import (draw_masks, predict_patches, read_media, read_several, reconstruct,
-                              show_film, show_reconstruction, show_statistics, write_film)
+from vicmae.look.attention import patch_features
+from vicmae.backbone.checkpoints import load_model, sample_files
+from vicmae.train.weights import save_model
+from vicmae.errors import DataError
+from vicmae.model.vicmae import vicmae_vit_debug
+from vicmae.look.show import attend_files, match_file, output_paths, reconstruct_files
+from vicmae.errors import MediaError
+from vicmae.media.video import open_video
+from vicmae.look.film import show_film, write_film
+from vicmae.look.reconstruct import draw_masks, predict_patches, read_media, read_several
+from vicmae.look.reconstruct import reconstruct, show_reconstruction, show_statistics
 
 SAMPLES = Path(__file__).parents[1] / "data_samples"
 CLIP = str(SAMPLES / "clips/star/train_000002.mp4")
@@ -74,7 +76,7 @@ def frames_of(film: Path) -> np.ndarray:
 # ---- the module ----
 
 def test_help_needs_no_torch():
-    code = ("import sys, tyro, vicmae.show as s\n"
+    code = ("import sys, tyro, vicmae.look.show as s\n"
             "for f in (s.reconstruct_files, s.attend_files, s.match_file):\n"
             "    try: tyro.cli(f, args=['--help'])\n"
             "    except SystemExit as e: assert e.code == 0\n"

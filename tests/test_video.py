@@ -23,8 +23,10 @@ import pytest
 from PIL import Image
 from waiting import PATIENCE, wait_for
 
-from vicmae import pictures
-from vicmae.video import MediaError, PictureError, VideoError, open_video, read_picture
+from vicmae.media import pictures
+from vicmae.errors import MediaError, PictureError, VideoError
+from vicmae.media.pictures import read_picture
+from vicmae.media.video import open_video
 
 
 @pytest.fixture(autouse=True)
@@ -299,7 +301,7 @@ def test_a_video_can_be_used_after_a_fork(folder):
 def test_a_child_that_never_reads_ends(folder):
     """Decoders of the parent are not closed in a child, where their threads do not exist."""
     pytest.importorskip("decord")
-    code = ("import os, sys; from vicmae.video import open_video\n"
+    code = ("import os, sys; from vicmae.media.video import open_video\n"
             f"v = open_video({str(make(folder, 'h264.mp4'))!r}, 'decord'); v.frames([3])\n"
             "pid = os.fork()\n"
             "if not pid: del v; sys.exit(7)\n"
@@ -354,7 +356,7 @@ def test_a_crash_in_the_helper_is_an_error(folder):
 
 
 def test_import_is_light():
-    code = ("import sys; import vicmae.video; "
+    code = ("import sys; import vicmae.media.video; "
             "heavy = {'torch', 'av', 'decord', 'torchcodec', 'PIL'}; "
             "assert not heavy & set(sys.modules), heavy & set(sys.modules)")
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -18,14 +18,15 @@ import numpy as np
 import pytest
 from waiting import PATIENCE
 
-from vicmae.follow import RunReader, Tail, curves_of, headline, skipped_steps
-from vicmae.watch import draw_run, text_frame
+from vicmae.cluster.follow import RunReader, Tail, curves_of, headline, skipped_steps
+from vicmae.cluster.watch import draw_run, text_frame
 
 pytestmark = pytest.mark.clocks
 
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8", "TERM": "xterm"}
 WATCH = (
-    "import sys; from vicmae.watch import watch; watch(sys.argv[1], every=0.2, **eval(sys.argv[2]))"
+    "import sys; from vicmae.cluster.watch import watch;"
+    "watch(sys.argv[1], every=0.2, **eval(sys.argv[2]))"
 )
 
 
@@ -394,7 +395,7 @@ def test_a_kernel_stays_free_and_an_interrupt_is_quiet(tmp_path):
         return client.get_shell_msg(timeout=PATIENCE)["content"]
 
     try:
-        code = f"from vicmae.watch import watch\nw = watch({str(run)!r}, every=0.1)\nw"
+        code = f"from vicmae.cluster.watch import watch\nw = watch({str(run)!r}, every=0.1)\nw"
         assert execute(code)["status"] == "ok"
         pictures, begun = [], time.monotonic()
         while not pictures and time.monotonic() < begun + PATIENCE:  # other cells run, and it draws

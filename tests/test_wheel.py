@@ -58,9 +58,8 @@ def clean(dist: Path, tmp_path_factory) -> Path:
 def test_sdist_and_wheel_hold_what_they_should(dist: Path) -> None:
     with tarfile.open(next(dist.glob("*.tar.gz"))) as archive:
         sdist = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
-    package = {f"vicmae/{path.name}" for pattern in ("*.py", "py.typed", "*.json", "*.safetensors")
-               for path in (ROOT / "vicmae").glob(pattern)}
-    package |= {f"vicmae/samples/{path.name}" for path in (ROOT / "vicmae/samples").iterdir()}
+    package = {str(path.relative_to(ROOT)) for path in (ROOT / "vicmae").rglob("*")
+               if path.is_file() and "__pycache__" not in path.parts}
     assert {"settings.ini", "setup.py", "README.md", "LICENSE", *package} <= sdist
     assert not [name for name in sdist if name.startswith(("nbs", "tests", "data_samples"))]
     with zipfile.ZipFile(next(dist.glob("*.whl"))) as archive:

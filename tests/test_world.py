@@ -12,17 +12,9 @@ import pytest
 from faulty import left
 from waiting import wait_for
 
-from vicmae.world import (
-    INSTANCES,
-    MOTIONS,
-    OBJECTS,
-    WorldConfig,
-    correspond,
-    make_clip,
-    make_picture,
-    plan_world,
-    write_world,
-)
+from vicmae.data.world import INSTANCES, MOTIONS, OBJECTS, WorldConfig, correspond, make_clip
+from vicmae.data.world import make_picture
+from vicmae.data.worldfiles import plan_world, write_world
 
 SAMPLES = Path(__file__).parent.parent / "data_samples"
 SMALL = dict(num_frames=8, size=32, progress=False)
@@ -65,7 +57,7 @@ def check_manifest(out):
 def test_pixels_are_the_same_in_another_process():
     code = (
         "import hashlib, numpy as np; np.random.seed(3)\n"
-        "from vicmae.world import make_clip, make_picture\n"
+        "from vicmae.data.world import make_clip, make_picture\n"
         "c, p = make_clip(11, num_frames=6, size=32), make_picture(11, size=32)\n"
         "parts = (c.frames, c.masks, c.poses, p.frames)\n"
         "print(hashlib.sha256(b''.join(a.tobytes() for a in parts)).hexdigest())"
@@ -98,7 +90,8 @@ def test_files_do_not_depend_on_the_number_of_workers(tmp_path):
 def test_a_killed_write_leaves_whole_files_and_is_finished_by_a_second_call(tmp_path):
     written = lambda: len(list(tmp_path.rglob("*.mp4")))
     args = f"{str(tmp_path / 'cut')!r}, 150, 10, num_frames=24, size=64, workers=2, progress=False"
-    code = f"from vicmae.world import write_world\nif __name__ == '__main__': write_world({args})"
+    code = "from vicmae.data.worldfiles import write_world\n"
+    code += f"if __name__ == '__main__': write_world({args})"
     child = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
     wait_for("twentieth clip", lambda: child.poll() is not None or written() >= 20, pause=0.01)
     assert child.poll() is None
