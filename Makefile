@@ -9,10 +9,10 @@ JOBS   ?= 2
 LAB    ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help env lab demo test variations docs notebooks readme hooks clean
+.PHONY: help env lab demo test test-slow variations docs notebooks readme hooks clean
 
 help:       ## say what there is to make
-	@sed -n 's/^\([a-z]*\): .*## /  make \1|/p' Makefile | awk -F'|' '{printf "%-20s%s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\): .*## /  make \1|/p' Makefile | awk -F'|' '{printf "%-20s%s\n", $$1, $$2}'
 
 env: $(STAMP) ## create .venv and install vicmae with everything needed to work on it
 
@@ -38,10 +38,15 @@ demo: $(STAMP) ## pretrain the debug recipe on data_samples/ and say where the r
 	  | sort | sed 's/^/  /'
 
 test: $(STAMP) ## run every check: notebooks, tests, ruff, wheel, sizes
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(JOBS) --maxschedchunk 1 --durations 12 tests
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(JOBS) --maxschedchunk 1 \
+	  -m 'not slow' --durations 25 tests
+
+test-slow: $(STAMP) ## the tests that take long, before a release
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(JOBS) --maxschedchunk 1 \
+	  -m slow --durations 25 tests
 
 variations: $(STAMP) ## tests that a machine could change, in several ways (LANES="busy oldest")
-	$(PY) tests/variations.py $(LANES)
+	$(PY) tests/tools/variations.py $(LANES)
 
 docs: $(STAMP) ## build the site in _docs/: notebooks with their pictures, API, search
 	$(PY) docs/build.py

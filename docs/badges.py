@@ -110,7 +110,9 @@ def notebook_map(
     lines = []
     for part, members in parts(every).items():
         links = [f"[{page.stem.replace('_', ' ')}](../nbs/{page.stem}.ipynb)" for page in members]
-        lines.append(f"- **{part}**: {' · '.join(links)}")
+        rooms = {page.module.rpartition(".")[0] for page in members} - {""}
+        room = f" (`{rooms.pop()}/`)" if len(rooms) == 1 else ""
+        lines.append(f"- **{part}**{room}: {' · '.join(links)}")
     return "\n".join(lines)
 
 

@@ -141,7 +141,8 @@ def site_notebook(
     "A notebook as the site shows it."
     notebook, cells = read_notebook(path), []
     # Names that the notebook itself is about to define are not linked: they are on the page.
-    linked = {name for name, full in names.items() if page and full.split(".")[1] == page.module}
+    own = full_name(page, cfg) if page else ""
+    linked = {name for name, full in names.items() if full.rpartition(".")[0] == own}
     for index, cell in enumerate(notebook["cells"]):
         if cell["cell_type"] == "code":
             cell = code_cell(cell)
@@ -264,7 +265,7 @@ def public_names(
     for page in every:
         if page.module in ("", "__init__"):
             continue
-        text = (package / f"{page.module}.py").read_text(encoding="utf-8")
+        text = (package / f"{page.module.replace('.', '/')}.py").read_text(encoding="utf-8")
         names = re.search(r"^__all__ = \[(.*?)\]", text, re.M | re.S)
         for name in re.findall(r"'(\w+)'", names[1] if names else ""):
             found.setdefault(name, []).append(f"{page.module}.{name}")
@@ -343,6 +344,7 @@ def build(
     if done.returncode:
         raise SystemExit(done.returncode)
     shutil.rmtree(out / "_sources", ignore_errors=True)  # the notebooks themselves are linked
+    shutil.rmtree(out.parent / "jupyter_execute", ignore_errors=True)  # myst-nb's copies
     return count
 
 

@@ -10,6 +10,8 @@ import difflib
 from importlib import import_module
 from typing import Any
 
+from .errors import BadValue
+
 __version__ = "0.1.0"
 
 FRONT_DOOR = {  # name -> module:function
@@ -81,12 +83,12 @@ def recipe(
     known = {**RECIPES, **FINETUNE_RECIPES}
     if name not in known:
         near = difflib.get_close_matches(name, known, 3) or known
-        raise ValueError(f"unknown recipe {name!r}: choose one of {', '.join(near)}")
+        raise BadValue(f"unknown recipe {name!r}: choose one of {', '.join(near)}")
     made = known[name]()
     names = [field.name for field in fields(made)]
     if wrong := [value for value in values if value not in names]:
         near = ", ".join(difflib.get_close_matches(wrong[0], names, 3)) or "vicmae.recipe(NAME)"
-        raise ValueError(f"recipe {name} has no value {wrong[0]!r}: see {near}")
+        raise BadValue(f"recipe {name} has no value {wrong[0]!r}: see {near}")
     return replace(made, **values)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import title_text
+from .errors import BadValue, title_text
 from .figures import COLOURS, INK, PAPER, QUIET, new_figure, to_array
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def show_matrix(
     """A matrix as coloured cells, with boxes around those that matter."""
     values = to_array(matrix).astype(float)
     if values.ndim != 2:
-        raise ValueError(f"a matrix has 2 axes, not {values.ndim}: {list(values.shape)}")
+        raise BadValue(f"a matrix has 2 axes, not {values.ndim}: {list(values.shape)}")
     nrows, ncols = values.shape
     cell = float(np.clip(3.4 / max(nrows, ncols), 0.02, 0.42))
     fig, axes = new_figure(max(ncols * cell, 1) + 1.2, max(nrows * cell, 1) + 0.7)

@@ -285,7 +285,7 @@ def main(argv: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
-        ours = (UserError, OSError, ValueError, FloatingPointError)  # TODO the last two go
+        ours = (UserError, OSError)
         if os.environ.get("VICMAE_TRACEBACK"):
             raise
         if isinstance(error, ours):

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from .foreign import NEEDED, Weights, open_weights
 from ..errors import CheckpointError
 from ..model.vicmae import ViCMAE, combined_loss
-from ..run.runfolder import RunFolder
+from ..run.folder import RunFolder
 from ..train.distributed import relative_errors
 from ..train.weights import SHIPPED, compare_names, load_strict, parse_object, read_tensors
 

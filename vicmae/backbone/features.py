@@ -17,12 +17,12 @@ from torch import Tensor
 
 from ..data.sampling import hold_out
 from ..data.views import center_view, normalize
-from ..errors import DataError
+from ..errors import BadValue, DataError
 from ..media.files import Sample
 from ..media.frames import FrameCache, Frames, in_parallel, shrink_frames
 from ..model.contrast import POOLS, pool as pool_patches
 from ..model.vicmae import ViCMAE
-from ..train.distributed import gather, rank, world_size
+from ..train.distributed import all_gather, rank, world_size
 
 # %% ../../nbs/072_features.ipynb #37d1c207
 def pool_tokens(
@@ -32,7 +32,7 @@ def pool_tokens(
     "One vector a picture from the tokens that the encoder gives."
     wrong = [part for part in kind.split("+") if part not in ("cls", *POOLS)]
     if wrong:
-        raise ValueError(
+        raise BadValue(
             f"unknown pooling {wrong[0]!r}: choose cls or {', '.join(POOLS)}, or join two: mean+cls"
         )
     parts = kind.split("+")
@@ -68,7 +68,7 @@ def features_on_ranks(
     share = -(-len(images) // world_size())
     mine = (torch.arange(share) + rank() * share) % len(images)
     part = extract_features(model, images[mine], batch_size)
-    return gather(part.to(next(model.parameters()).device)).cpu()[: len(images)]
+    return all_gather(part.to(next(model.parameters()).device)).cpu()[: len(images)]
 
 # %% ../../nbs/072_features.ipynb #c26f874a
 def probe_set(
@@ -131,7 +131,7 @@ def knn_scores(
 ) -> Tensor:  # [M, C] shares of the votes
     "Weighted k-nearest neighbours by cosine similarity (Wu et al., 2018)."
     if k < 1 or not 0 < temperature < float("inf"):
-        raise ValueError(f"k = {k}, temperature = {temperature}: give 1 or more, and more than 0")
+        raise BadValue(f"k = {k}, temperature = {temperature}: give 1 or more, and more than 0")
     train, test, single = F.normalize(train, dim=1), F.normalize(test, dim=1), labels.ndim == 1
     classes = (num_classes or int(labels.max()) + 1) if single else labels.shape[1]
 

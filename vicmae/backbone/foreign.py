@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, NamedTuple
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError
+from ..errors import BadValue, CheckpointError
 from ..train.weights import WANTED, check_finite, kind_of_weights, read_tensors
 
 # %% ../../nbs/070_foreign.ipynb #11a00010
@@ -39,7 +39,7 @@ def _names_in_pickle(stream: BinaryIO) -> set[str]:  # such as "numpy.dtype"
     names, depth, marks, memo = set(), [], [], {}
     for count, (op, arg, at) in enumerate(pickletools.genops(stream)):
         if at > _PICKLE or count > _OBJECTS:
-            raise ValueError(f"its pickle is longer than {_PICKLE >> 20} MiB or {_OBJECTS:,} steps")
+            raise BadValue(f"its pickle is longer than {_PICKLE >> 20} MiB or {_OBJECTS:,} steps")
         if op.name == "MARK":
             marks.append(len(depth))
         elif op.name in ("PUT", "BINPUT", "LONG_BINPUT"):
@@ -53,7 +53,7 @@ def _names_in_pickle(stream: BinaryIO) -> set[str]:  # such as "numpy.dtype"
                 names.add(f"{IMPORT_MAPPING.get(module, module)}.{name}")
             _follow(op, depth, marks)
             if depth and depth[-1] > _DEEP:
-                raise ValueError(f"its pickle nests objects more than {_DEEP} deep")
+                raise BadValue(f"its pickle nests objects more than {_DEEP} deep")
     return names
 
 
@@ -76,18 +76,18 @@ def _names_in_file(path: Path, kind: str) -> set[str]:
     with open(path, "rb") as file:
         if kind == "pickle":  # magic number, version, machine, content, keys of what follows
             if b"l\xfc\x9cF\xf9 j\xa8P\x19" not in file.read(16):
-                raise ValueError("it is a pickle that torch.save did not write")
+                raise BadValue("it is a pickle that torch.save did not write")
             file.seek(0)
             return set().union(*(_names_in_pickle(file) for _ in range(5)))
         with zipfile.ZipFile(file) as archive:
             inside, size = archive.infolist(), file.seek(0, os.SEEK_END)
             names = [part.filename.split("/", 1)[-1] for part in inside]
             if "data.pkl" not in names:
-                raise ValueError(f"it is a zip archive of {', '.join(names[:3])[:80]}")
+                raise BadValue(f"it is a zip archive of {', '.join(names[:3])[:80]}")
             if "constants.pkl" in names:
-                raise ValueError("it is a TorchScript program")
+                raise BadValue("it is a TorchScript program")
             if any(p.compress_type for p in inside) or sum(p.file_size for p in inside) > size:
-                raise ValueError("it unpacks to more than it is long")
+                raise BadValue("it unpacks to more than it is long")
             for part in inside:
                 part.CRC = part.CRC or None  # torch can be told to write none
                 with archive.open(part) as stream:  # read to its end, bytes that changed show

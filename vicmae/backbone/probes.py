@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .features import knn_scores
 from ..data.sampling import Stream, draw, hold_out
-from ..errors import DataError
+from ..errors import BadValue, DataError
 
 # %% ../../nbs/074_probes.ipynb #5948943a
 def wilson(
@@ -112,10 +112,10 @@ def metrics(
 ) -> Metrics:
     "Top-1, top-5, per class, mean average precision, each with its 95 % interval."
     if metric not in ("top1", "per_class", "map"):
-        raise ValueError(f"unknown metric {metric!r}: choose top1, per_class or map")
+        raise BadValue(f"unknown metric {metric!r}: choose top1, per_class or map")
     scores, targets = np.asarray(scores, dtype=np.float64), np.asarray(targets)
     if np.isnan(scores).any() or len(scores) != len(targets) or not len(scores):
-        raise ValueError(f"{len(scores)} rows of scores for {len(targets)} targets, or nan in them")
+        raise BadValue(f"{len(scores)} rows of scores for {len(targets)} targets, or nan in them")
     return _several(scores, targets) if metric == "map" else _single(scores, targets, metric)
 
 # %% ../../nbs/074_probes.ipynb #7dd918c0

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from .checkpoints import load_model
+from .feature_store import default_crop, features_of
 from .features import extract_features
-from .store import default_crop, features_of
 from ..data.views import center_view
-from ..errors import one_line
+from ..errors import BadValue, one_line
 from ..media.files import Sample, find_samples
 from ..media.pictures import read_picture
 from ..model.vicmae import ViCMAE
@@ -49,7 +49,7 @@ def _as_tensor(what: Any, name: str) -> Tensor:
             what = torch.from_numpy(array if array.flags.writeable else array.copy())
     if not isinstance(what, Tensor):
         kind = type(what).__name__
-        raise ValueError(
+        raise BadValue(
             f"{name} is of the type {kind}: give a file, a folder, a list of such, or pixels as an "
             "array or a tensor"
         )
@@ -60,11 +60,11 @@ def _channels_last(shape: list[int], name: str) -> bool:
     "Whether the last dimension holds the channels, and not the third from the end."
     wanted = "[H, W, 3], [3, H, W], or N of these, or N clips [N, T, H, W, 3]"
     if 0 in shape:
-        raise ValueError(f"{name} is empty, {shape}: give pixels {wanted}")
+        raise BadValue(f"{name} is empty, {shape}: give pixels {wanted}")
     if len(shape) == 2:
-        raise ValueError(f"{name} is grey, {shape}: np.stack([x] * 3, -1) gives it three channels")
+        raise BadValue(f"{name} is grey, {shape}: np.stack([x] * 3, -1) gives it three channels")
     if not 3 <= len(shape) <= 5:
-        raise ValueError(f"{name} has the shape {shape}: give pixels {wanted}")
+        raise BadValue(f"{name} has the shape {shape}: give pixels {wanted}")
     last, first = shape[-1], shape[-3]
     if (last == 3) != (first == 3):
         return last == 3
@@ -76,26 +76,26 @@ def _channels_last(shape: list[int], name: str) -> bool:
         mend = "four channels have an alpha: leave it out, x[..., :3] or x[:3]"
     else:
         mend = f"no dimension is 3, red, green and blue: give pixels {wanted}"
-    raise ValueError(f"{name} has the shape {shape}; {mend}")
+    raise BadValue(f"{name} has the shape {shape}; {mend}")
 
 
 def _from_floats(x: Tensor, name: str) -> Tensor:
     "Floats in [0, 1] as uint8; everything else is refused."
     if not x.is_floating_point():
         kind = str(x.dtype).removeprefix("torch.")
-        raise ValueError(
+        raise BadValue(
             f"{name} holds {kind}: pixels are uint8 from 0 to 255, or floats from 0 to 1; where "
             "the numbers are such, x.astype('uint8') says so"
         )
     low, high = (float(v) for v in x.aminmax())
     if not (np.isfinite(low) and np.isfinite(high)):
-        raise ValueError(f"{name} holds numbers that are not finite: nan or inf is no colour")
+        raise BadValue(f"{name} holds numbers that are not finite: nan or inf is no colour")
     if 0 <= low and high <= 1:
         return (x * 255).round().to(torch.uint8)
     said = f"{name} holds floats from {low:.3g} to {high:.3g}, and pixels are 0 to 1"
     if low >= 0 and high <= 255:
-        raise ValueError(f"{said}: divide them by 255, or make them uint8")
-    raise ValueError(f"{said}: if they are normalised, vicmae.data.views.denormalize undoes it")
+        raise BadValue(f"{said}: divide them by 255, or make them uint8")
+    raise BadValue(f"{said}: if they are normalised, vicmae.data.views.denormalize undoes it")
 
 # %% ../../nbs/075_vectors.ipynb #77f0530f
 def as_clips(
@@ -105,7 +105,7 @@ def as_clips(
     if isinstance(what, (list, tuple)):
         items = [as_pixels(x, f"item {i} of the list") for i, x in enumerate(what)]
         if any(x.ndim == 5 for x in items) or not items:
-            raise ValueError("a list holds pictures [H, W, 3] and clips [T, H, W, 3], one or more")
+            raise BadValue("a list holds pictures [H, W, 3] and clips [T, H, W, 3], one or more")
         return [x if x.ndim == 4 else x[None] for x in items]
     pixels = as_pixels(what)
     if pixels.ndim == 3:
@@ -134,7 +134,7 @@ def _samples(what: Any) -> list[Sample] | None:
     if not any(files):
         return None
     if not all(files):
-        raise ValueError("a list holds files or pixels, and not both")
+        raise BadValue("a list holds files or pixels, and not both")
     parts = [[item] if isinstance(item, Sample) else find_samples(item) for item in items]
     return [sample for part in parts for sample in part]
 
@@ -146,11 +146,11 @@ def _ready(model: Any, device: str | torch.device | None) -> ViCMAE:
             return load_model(model, device or "cpu")
         if not hasattr(model, "forward_features"):
             kind = type(model).__name__
-            raise ValueError(f"a {kind} is no backbone: give a model, its file, or its name: tiny")
+            raise BadValue(f"a {kind} is no backbone: give a model, its file, or its name: tiny")
         return model if device is None else model.to(device)
     except (RuntimeError, AssertionError) as e:  # as PyTorch says that a device is not there
         said = one_line(str(e))[:80]
-        raise ValueError(f"device={str(device)!r} cannot be used here ({said}); cpu can") from None
+        raise BadValue(f"device={str(device)!r} cannot be used here ({said}); cpu can") from None
 
 
 def features(
@@ -165,7 +165,7 @@ def features(
 ) -> Tensor:  # [N, D] float32 on the CPU, a row a file, picture or clip
     "Features of pictures and clips, averaged over a clip's frames; ValueError for wrong pixels."
     if num_frames < 1 or batch_size < 1:
-        raise ValueError(f"num_frames={num_frames}, batch_size={batch_size}: both are 1 or more")
+        raise BadValue(f"num_frames={num_frames}, batch_size={batch_size}: both are 1 or more")
     samples, bad = _samples(what), []
     if samples is None:
         clips = as_clips(what)

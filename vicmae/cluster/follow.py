@@ -20,7 +20,7 @@ import numpy as np
 
 from ..errors import DataError, plain
 from ..media.records import as_count, as_number, parse_rows, read_object
-from ..run.runfolder import STATES, RunFolder, step_of
+from ..run.folder import STATES, RunFolder, step_of
 
 # %% ../../nbs/130_follow.ipynb #64ae7bfc
 _MOST = 200  # columns; a run has about 20

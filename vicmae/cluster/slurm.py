@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from ..errors import BadValue
 from ..run.config import RunConfig
-from ..run.runfolder import RunFolder
+from ..run.folder import RunFolder
 
 # %% ../../nbs/131_slurm.ipynb #d8f4ce80
 @dataclass
@@ -43,7 +44,7 @@ def slurm_seconds(
     "A time limit as `sbatch --time` reads it."
     match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text)
     if not match:
-        raise ValueError(f"time {text!r}: write hours:minutes:seconds or days-hours:minutes")
+        raise BadValue(f"time {text!r}: write hours:minutes:seconds or days-hours:minutes")
     days, *rest = (None if x is None else int(x) for x in match.groups())
     a, b, c = rest
     if days is None and c is None:  # minutes come first
@@ -135,7 +136,7 @@ def slurm_script(
 ) -> str:
     "An sbatch script for a run that saves, is queued again and goes on."
     if slurm_seconds(options.time) < options.warn + 120:
-        raise ValueError(
+        raise BadValue(
             f"time {options.time} leaves no room: SLURM warns {options.warn} s before the end, or "
             "up to a minute earlier, and the run needs a minute to start"
         )

@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING
 
 from .follow import ENDED, Curve, RunReader, chance_loss, curves_of, headline
 from .follow import skipped_steps
-from ..errors import title_text
+from ..errors import BadValue, title_text
 from ..figures import COLOURS
-from ..run.runfolder import RunFolder
+from ..run.folder import RunFolder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -73,7 +73,7 @@ def _side_by_side(
 def _readers(runs: Sequence[str | os.PathLike | RunReader]) -> list[RunReader]:
     "A reader for each run, as many as there are colours."
     if not 0 < len(runs) <= len(COLOURS):
-        raise ValueError(f"{len(runs)} runs: name 1 to {len(COLOURS)}, each gets a colour")
+        raise BadValue(f"{len(runs)} runs: name 1 to {len(COLOURS)}, each gets a colour")
     return [run if isinstance(run, RunReader) else RunReader(run) for run in runs]
 
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WHOLE', 'draw', 'Stream', 'FrameRule', 'window_frames', 'parse_rule', 'section_edges', 'sample_frames', 'shift_of',
-           'sample_clip', 'test_views', 'crop_box', 'hold_out']
+           'sample_clip', 'eval_views', 'crop_box', 'hold_out']
 
 # %% ../../nbs/012_sampling.ipynb #d71cad16
 import math
@@ -13,6 +13,8 @@ from enum import IntEnum, unique
 from functools import lru_cache
 
 import numpy as np
+
+from ..errors import BadValue
 
 # %% ../../nbs/012_sampling.ipynb #6479921a
 def draw(
@@ -25,7 +27,7 @@ def draw(
     """The one source of randomness: a generator that follows from these integers alone."""
     sample, whole = 0 if sample_id is None else sample_id + 1, view >> 32
     if whole and sample:
-        raise ValueError(f"stream {view % 2**32} belongs to no sample: leave out sample_id")
+        raise BadValue(f"stream {view % 2**32} belongs to no sample: leave out sample_id")
     words = np.array((seed, epoch, sample, view % 2**32, repeat), dtype="<u8").view("<u4")
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(words)))
 
@@ -62,11 +64,11 @@ class FrameRule:
 
     def __post_init__(self):
         if self.kind not in ("same", "continuous", "distant"):
-            raise ValueError(f"frame rule {self.kind!r}: choose same, continuous or distant")
+            raise BadValue(f"frame rule {self.kind!r}: choose same, continuous or distant")
         if self.n < 2:
-            raise ValueError(f"n = {self.n}: a sample needs at least 2 frames to be contrasted")
+            raise BadValue(f"n = {self.n}: a sample needs at least 2 frames to be contrasted")
         if self.kind == "continuous" and self.delta < 1:
-            raise ValueError(f"delta = {self.delta}: continuous sampling needs at least 1")
+            raise BadValue(f"delta = {self.delta}: continuous sampling needs at least 1")
         if self.kind == "distant":
             window_frames(self.window, 1.0)
 
@@ -85,7 +87,7 @@ def window_frames(
     except ValueError:
         length = math.nan
     if not length > 0:
-        raise ValueError(f"window {window!r}: write whole, seconds like 2.0s, or frames like 64")
+        raise BadValue(f"window {window!r}: write whole, seconds like 2.0s, or frames like 64")
     if text.endswith("s"):
         return length * fps if fps > 0 else math.inf
     return length
@@ -106,7 +108,7 @@ def parse_rule(
         return FrameRule(kind, n, window=detail or "whole")
     if kind == "same" and not detail:
         return FrameRule(kind, n)
-    raise ValueError(
+    raise BadValue(
         f"frame rule {text!r}: write same, continuous:4, distant, distant:2.0s or distant:64"
     )
 
@@ -132,7 +134,7 @@ def sample_frames(
 ) -> np.ndarray:  # int64 [n], ascending source frame indices
     """The frames of one sample (section 5.4): same, (i, i + delta], or one from each section."""
     if num_frames < 1:
-        raise ValueError(f"a clip of {num_frames} frames has none to pick from")
+        raise BadValue(f"a clip of {num_frames} frames has none to pick from")
     if rule.kind == "same":
         return np.full(rule.n, rng.integers(num_frames))
     if rule.kind == "continuous":
@@ -160,7 +162,7 @@ def _clip_offsets(num_frames: int, clip_len: int, stride: int) -> np.ndarray:
     """Offsets [clip_len] of a clip's frames from its first; steps shrink in a short video."""
     span = (clip_len - 1) * stride
     if num_frames < 1 or clip_len < 1 or stride < 1:
-        raise ValueError(f"{clip_len} frames at stride {stride} of {num_frames}: all must be >= 1")
+        raise BadValue(f"{clip_len} frames at stride {stride} of {num_frames}: all must be >= 1")
     if span < num_frames:
         return np.arange(clip_len) * stride
     return np.arange(clip_len) * (num_frames - 1) // max(clip_len - 1, 1)
@@ -178,7 +180,7 @@ def sample_clip(
     return offsets + (rng.integers(room) if rng is not None else (room - 1) // 2)
 
 # %% ../../nbs/012_sampling.ipynb #231caf77
-def test_views(
+def eval_views(
     num_frames: int,  # in the video
     clip_len: int,  # frames in a clip
     stride: int,  # source frames from one to the next
@@ -205,9 +207,6 @@ def crop_box(
     """The largest square at that place along the longer side."""
     side = min(height, width)
     return round(place * (height - side)), round(place * (width - side)), side
-
-
-test_views.__test__ = False  # not a test, whatever pytest makes of the name
 
 # %% ../../nbs/012_sampling.ipynb #7ed44acf
 def hold_out(

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 import torchvision.transforms.v2.functional as F
 
+from ..errors import BadValue
+
 # %% ../../nbs/013_views.ipynb #477a76ef
 NUM_UNIFORM = 36  # uniform numbers that every view takes from its generator
 _LOG_RATIO = math.log(4 / 3)  # aspect ratios from 3:4 to 4:3, log-uniform
@@ -70,7 +72,7 @@ def view_policy(
 ) -> ViewPolicy:
     """A policy by name (section 4; the authors' code), its two halves switchable (Table 3c)."""
     if name not in ("paper", "authors", "none") or kind not in ("clip", "picture"):
-        raise ValueError(
+        raise BadValue(
             f"views {name!r} of a {kind!r}: choose paper, authors or none, of a clip or a picture"
         )
     policy = ViewPolicy()
@@ -172,7 +174,7 @@ def normalize(
 ) -> torch.Tensor:  # float32 [..., 3, H, W]
     """(x / 255 - mean) / std, channel by channel, in one multiplication and one addition."""
     if views.dtype != torch.uint8:
-        raise ValueError(
+        raise BadValue(
             f"normalize takes uint8 pixels, 0 to 255, not {views.dtype}: floats x in [0, 1] become "
             "such by (255 * x).round().to(torch.uint8)"
         )

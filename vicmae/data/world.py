@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..errors import BadValue
+
 # %% ../../nbs/010_world.ipynb #7b25bdef
 def smooth_paths(
     z: np.ndarray,
@@ -57,7 +59,7 @@ class WorldConfig:
     def __post_init__(self):
         for name in NUISANCES:
             if not getattr(self, name) > 0:
-                raise ValueError(
+                raise BadValue(
                     f"WorldConfig.{name} is a correlation time and must be above 0 "
                     f"(math.inf stands still), got {getattr(self, name)}."
                 )
@@ -215,7 +217,7 @@ def _index(value, names, drawn):
     "Position of a class given by name or number (-1 is none), or the one drawn."
     value = names.index(value) if value in names else drawn if value is None else value
     if isinstance(value, str) or not -1 <= value < len(names):
-        raise ValueError(f"There is no class {value!r}: choose one of {', '.join(names)}.")
+        raise BadValue(f"There is no class {value!r}: choose one of {', '.join(names)}.")
     return int(value)
 
 
@@ -229,7 +231,7 @@ def make_scene(
 ) -> Scene:
     """Draw everything that makes a clip; ValueError on a bad seed, split or class."""
     if split not in INSTANCES or seed < 0:
-        raise ValueError(
+        raise BadValue(
             f"A scene needs a seed of 0 or more and a split out of "
             f"{', '.join(INSTANCES)}; got seed {seed} and split {split!r}."
         )
@@ -334,7 +336,7 @@ def render(scene: Scene, times: np.ndarray, size: int) -> tuple:
     """Frames [T, H, W, 3], masks [T, H, W], poses [T, 2, 3] at any times [T] (clip lengths)."""
     times = np.asarray(times, np.float64)
     if not len(times) or size < 8:
-        raise ValueError(
+        raise BadValue(
             f"A clip needs 1 frame or more of 8 pixels or more; got {len(times)} of {size}."
         )
     path, poses = scene.paths(times), scene_poses(scene, times, size)

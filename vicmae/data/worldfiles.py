@@ -16,6 +16,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from .world import MOTIONS, OBJECTS, WorldConfig, make_clip, make_picture
+from ..errors import BadValue
 
 # %% ../../nbs/011_worldfiles.ipynb #592e4ad3
 def plan_world(clips: int, pictures: int, split: str = "train", seed: int = 0) -> list:
@@ -92,14 +93,14 @@ def _write_text(path, text):
 def _claim(out, settings):
     "Note the settings in out/world.json; refuse a folder that holds something else."
     if out.is_file():
-        raise ValueError(f"{out} is a file: name a folder to write to.")
+        raise BadValue(f"{out} is a file: name a folder to write to.")
     note, settings = out / "world.json", json.loads(json.dumps(settings))
     if (out / "manifest.csv").exists() and not note.exists():
-        raise ValueError(f"{out} holds a manifest.csv of another maker: name another folder.")
+        raise BadValue(f"{out} holds a manifest.csv of another maker: name another folder.")
     old = json.loads(note.read_text()) if note.exists() else settings
     differ = [k for k in settings if old.get(k) != settings[k]]
     if differ:
-        raise ValueError(
+        raise BadValue(
             f"{out} holds a world with another {' and '.join(differ)}: "
             f"name another folder or repeat the settings in {note}."
         )
@@ -148,7 +149,7 @@ def write_world(
     from tqdm import tqdm
 
     if size % 2 or min(clips, pictures, seed) < 0 or seed > 9999 or fps <= 0:
-        raise ValueError(
+        raise BadValue(
             f"A world needs an even size, counts of 0 or more, a rate above 0 and a "
             f"seed of 0 to 9999; got size={size}, clips={clips}, pictures={pictures}, "
             f"fps={fps}, seed={seed}."

@@ -152,7 +152,7 @@ def load_backbone(
 def _classifier_file(checkpoint: str) -> Path | None:
     "The file of a fine-tuned checkpoint; None if it is none, or cannot be read."
     from vicmae.backbone.foreign import open_weights
-    from vicmae.run.runfolder import RunFolder
+    from vicmae.run.folder import RunFolder
     from vicmae.errors import CheckpointError
 
     path, run = Path(checkpoint), RunFolder(checkpoint)
@@ -173,7 +173,7 @@ def _features(
 ) -> tuple["torch.Tensor", "torch.Tensor", Labelled]:  # features, targets, samples that are read
     "Features of one part."
     import torch
-    from vicmae.backbone.store import features_of
+    from vicmae.backbone.feature_store import features_of
 
     names = ("pool", "num_frames", "sampling_rate", "crop_pct", "precision", "batch_size")
     names += ("workers", "time_limit")
@@ -202,7 +202,7 @@ def probe(
     test: Labelled,
 ) -> dict:  # the result, as it is stored
     "Evaluate a frozen backbone on one data set; all ranks call it."
-    from vicmae.train.distributed import collect, everyone, rank
+    from vicmae.train.distributed import all_gather_object, everyone, rank
     from vicmae.backbone.probes import LADDER
 
     start, errors = time.perf_counter(), []
@@ -215,7 +215,7 @@ def probe(
             check_classes(read[:-1])  # of files that could be read
             said = cautions(read[:-1], read[-1]) + _of_probe(config, read, model.kind)
             answer = _classify(config, sets, test), said
-    found, said = collect(answer)[0]
+    found, said = all_gather_object(answer)[0]
     return {
         "data": test.name,
         "metric": test.metric,
@@ -257,9 +257,10 @@ def _of_probe(config: ProbeConfig, read: Sequence[Labelled], kind: str) -> list[
 def _pretrained_on(checkpoint: str) -> Labelled | None:
     "The files of the run that a checkpoint lies in, where the run tells and they are here."
     import numpy as np
+
+    from vicmae.pretraining.build import training_samples
     from vicmae.pretraining.recipes import PretrainConfig
-    from vicmae.run.runfolder import RunFolder
-    from vicmae.pretraining.parts import training_samples
+    from vicmae.run.folder import RunFolder
 
     path = Path(checkpoint)
     run = path if path.is_dir() else path.parent.parent

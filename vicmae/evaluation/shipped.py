@@ -16,12 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..backbone.checkpoints import load_model
+from ..backbone.feature_store import features_of
 from ..backbone.features import probe_set
 from ..backbone.probes import LADDER, Knn, Linear, evaluate_probe
-from ..backbone.store import features_of
+from ..errors import BadValue
 from .labelled import Labelled, open_labelled
 from ..model.vicmae import ViCMAE
-from ..run.runfolder import RunFolder
+from ..run.folder import RunFolder
 from ..train.weights import SHIPPED, read_tensors, save_tensors
 
 # %% ../../nbs/097_shipped.ipynb #4b523c06
@@ -30,7 +31,7 @@ def record(
 ) -> dict:
     "Where shipped weights come from and what they are worth: commands, seconds, curves, accuracy."
     if name not in SHIPPED:
-        raise ValueError(f"no model {name!r} comes with the package: choose {' or '.join(SHIPPED)}")
+        raise BadValue(f"no model {name!r} comes with the package: choose {' or '.join(SHIPPED)}")
     return json.loads(
         Path(__file__).parents[1].joinpath("shipped", f"{name}.json").read_text(encoding="utf-8")
     )

@@ -60,7 +60,7 @@ def reference_table() -> str:
 # %% ../../nbs/096_transfer.ipynb #7bade43a
 def _settings(config: TransferConfig, model: "ViCMAE") -> dict:
     "What results depend on; results of other settings are none of this run's."
-    from vicmae.backbone.store import VERSION, weights_checksum
+    from vicmae.backbone.feature_store import VERSION, weights_checksum
 
     free = "device batch_size workers time_limit cache datasets out checkpoint".split()
     known = {k: v for k, v in asdict(config).items() if k not in free}
@@ -133,13 +133,13 @@ def transfer(config: TransferConfig) -> dict:  # name to result, see `probe`
 
 def _transfer(config: TransferConfig, model: "ViCMAE") -> dict:
     "The suite, with the model at hand."
-    from vicmae.train.distributed import StoppedElsewhere, collect, everyone, rank, say
+    from vicmae.train.distributed import StoppedElsewhere, all_gather_object, everyone, rank, say
 
     settings, path, skipped = _settings(config, model), Path(config.out), []
     chosen = _chosen(config.datasets)
     with everyone():
         old = _resume(path, settings, say) if rank() == 0 else {}
-    results = collect(old)[0]
+    results = all_gather_object(old)[0]
     for name in chosen:
         if name in results:
             say(f"{SUITE[name]}: done before, {percent(results[name]['value'])}")
@@ -152,7 +152,7 @@ def _transfer(config: TransferConfig, model: "ViCMAE") -> dict:
         except (DataError, StoppedElsewhere) as error:
             skipped.append(name)
             kind = "not there" if isinstance(error, DatasetMissing) else "left out"
-            say(f"{SUITE[name]}: {kind}: {next(filter(None, collect(str(error))))}")
+            say(f"{SUITE[name]}: {kind}: {next(filter(None, all_gather_object(str(error))))}")
             continue
         if rank() == 0:
             _write(path, {"settings": settings, "results": results})

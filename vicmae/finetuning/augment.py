@@ -27,6 +27,7 @@ from torchvision.transforms import RandomResizedCrop
 
 from ..data.sampling import Stream, draw
 from ..data.views import MEAN, denormalize
+from ..errors import BadValue
 
 # %% ../../nbs/101_augment.ipynb #33e9e983
 def seed_globals(seed: int) -> None:
@@ -68,23 +69,23 @@ class AugmentPolicy:
 
     def __post_init__(self):
         if self.rand_augment and not _WORDS.fullmatch(self.rand_augment):
-            raise ValueError(
+            raise BadValue(
                 f"rand_augment {self.rand_augment!r}: write it in timm's words, "
                 f"like rand-m9-mstd0.5-inc1, or leave it empty"
             )
         if self.scale is not None and not 0 < self.scale[0] <= self.scale[1] <= 1:
-            raise ValueError(f"scale {self.scale}: give shares of the area, like (0.08, 1)")
+            raise BadValue(f"scale {self.scale}: give shares of the area, like (0.08, 1)")
         if not 0 < self.ratio[0] <= self.ratio[1]:
-            raise ValueError(f"ratio {self.ratio}: give width / height, like (0.75, 1.33)")
+            raise BadValue(f"ratio {self.ratio}: give width / height, like (0.75, 1.33)")
         if self.interpolation not in ("bicubic", "bilinear"):
-            raise ValueError(f"interpolation {self.interpolation!r}: choose bicubic or bilinear")
+            raise BadValue(f"interpolation {self.interpolation!r}: choose bicubic or bilinear")
         if self.erase_mode not in ("pixel", "rand", "const") or self.erase_count < 1:
-            raise ValueError(
+            raise BadValue(
                 f"erase_mode {self.erase_mode!r}, erase_count {self.erase_count}: "
                 f"choose pixel, rand or const, and 1 box or more"
             )
         if not (0 <= self.flip <= 1 and 0 <= self.erase <= 1 and self.jitter >= 0):
-            raise ValueError(
+            raise BadValue(
                 f"flip {self.flip} and erase {self.erase} are probabilities, "
                 f"jitter {self.jitter} is a strength of 0 or more"
             )
@@ -101,7 +102,7 @@ def augment_policy(
 ) -> AugmentPolicy:
     """A policy by name: authors' code for pictures, mae_st's K400 command for clips (borrowed)."""
     if name not in ("strong", "crop", "centre") or kind not in _STRONG:
-        raise ValueError(
+        raise BadValue(
             f"augmentation {name!r} of a {kind!r}: choose strong, crop or centre, "
             f"of a picture or a clip"
         )
@@ -276,7 +277,7 @@ def mix(
 ) -> tuple[Tensor, Tensor]:  # views as given, targets float32 [B, C]
     """Mixup or cutmix of neighbours by timm, one λ a step; alike on any even split of a batch."""
     if not views.is_floating_point():
-        raise ValueError(f"views are {views.dtype}: normalise them before they are mixed")
+        raise BadValue(f"views are {views.dtype}: normalise them before they are mixed")
     soft, order = soft_targets(targets, num_classes, smoothing), mix_partners(len(views), repeats)
     if len(order) == 0 or mixup <= 0 and cutmix <= 0:
         return views, soft

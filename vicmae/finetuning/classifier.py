@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['tubelets', 'inflate', 'Classifier', 'from_pretrained', 'layer_groups', 'average_views', 'classify_views',
-           'test_model']
+           'score_model']
 
 # %% ../../nbs/100_classifier.ipynb #92980a4c
 import contextlib
@@ -21,11 +21,11 @@ from torch.utils.checkpoint import checkpoint
 
 from ..backbone.probes import Metrics, metrics
 from ..data.views import normalize
-from ..errors import DataError
+from ..errors import BadValue, DataError
 from ..model.autoencoder import PartialBlock, check_batch, check_sizes, sincos_position
 from ..model.schedule import layer_scales
 from ..model.vicmae import ViCMAE
-from ..train.distributed import agree, collect, rank, world_size
+from ..train.distributed import all_gather_object, all_reduce_max, rank, world_size
 from ..train.engine import Stopped
 from ..train.weights import load_strict
 
@@ -39,7 +39,7 @@ def tubelets(
     B, T, C, H, W = clips.shape
     p, t = patch_size, tubelet
     if T % t or H % p or W % p:
-        raise ValueError(
+        raise BadValue(
             f"{T} frames of {H}x{W} pixels cannot be cut into tubelets of {t} frames of {p}x{p}: "
             f"take a multiple of {t} frames and resize them to a multiple of {p} pixels"
         )
@@ -192,18 +192,16 @@ def _check(config: dict) -> None:
     "One clear sentence for arguments that fit nothing."
     for name, choices in _CHOICES.items():
         if config[name] not in choices:
-            raise ValueError(f"{name}={config[name]!r}: choose one of {', '.join(choices)}")
+            raise BadValue(f"{name}={config[name]!r}: choose one of {', '.join(choices)}")
     if config["pool"] == "cls" and config["cls"] == "drop":
-        raise ValueError("pool='cls' needs a [CLS] to read: choose cls='repeat' or pool='mean'")
+        raise BadValue("pool='cls' needs a [CLS] to read: choose cls='repeat' or pool='mean'")
     names, frames, tubelet = (config[k] for k in ("classes", "num_frames", "tubelet"))
     if not names or len(set(names)) < len(names):
-        raise ValueError(
-            f"{len(names)} classes with {len(set(names))} names: give each its own name"
-        )
+        raise BadValue(f"{len(names)} classes with {len(set(names))} names: give each its own name")
     blocks = config["embed_dim"], config["num_heads"]
     check_sizes(config["img_size"], config["patch_size"], blocks)
     if frames < 1 or tubelet < 1 or frames % tubelet:
-        raise ValueError(f"num_frames={frames} must be a multiple of tubelet={tubelet}")
+        raise BadValue(f"num_frames={frames} must be a multiple of tubelet={tubelet}")
 
 
 def _head_norm(name: str, width: int) -> nn.Module:
@@ -306,7 +304,7 @@ def classify_views(
 ) -> Tensor:  # [N, C] probabilities, float32 on the CPU
     "Probabilities of samples by their V views, a chunk at a time, in eval mode."
     if views.dim() < 5 or not views.shape[1]:
-        raise ValueError(f"views are {list(views.shape)}, wanted is [N, V, ...] with V >= 1")
+        raise BadValue(f"views are {list(views.shape)}, wanted is [N, V, ...] with V >= 1")
     device, training = model.head.weight.device, model.training
     model.eval()
     with autocast():
@@ -318,9 +316,9 @@ def classify_views(
     return average_views(torch.cat(logits).unflatten(0, views.shape[:2]), multi_label)
 
 # %% ../../nbs/100_classifier.ipynb #b92c58c8
-def test_model(
+def score_model(
     model: Classifier,
-    views: Any,  # this rank's share: TestViews of 102_clips
+    views: Any,  # this rank's share: EvalViews of 102_batches
     autocast: Callable = contextlib.nullcontext,
     num_workers: int = 0,
     chunk: int = 8,  # views in one forward pass
@@ -333,7 +331,7 @@ def test_model(
     several, full = data.targets.ndim > 1, views.batch_size if world_size() > 1 else 0
     loader, quiet = views.loader(num_workers), rank() > 0 or len(views) < 4
     for batch in tqdm(loader, "testing", len(views), leave=False, mininterval=2, disable=quiet):
-        if number := agree(stop()):
+        if number := all_reduce_max(stop()):
             raise Stopped(number)
         errors += batch["errors"]
         count, shown = len(batch["sample"]), batch["views"]
@@ -342,8 +340,8 @@ def test_model(
         if len(shown):
             scores = classify_views(model, shown, autocast, chunk, several)[:count]
             rows.append((batch["sample"].numpy(), scores.numpy()))
-    everyone = [part for rank_rows in collect(rows) for part in rank_rows]
-    errors = [error for rank_errors in collect(errors) for error in rank_errors]
+    everyone = [part for rank_rows in all_gather_object(rows) for part in rank_rows]
+    errors = [error for rank_errors in all_gather_object(errors) for error in rank_errors]
     if not any(len(numbers) for numbers, _ in everyone):
         raise DataError(f"not one file of {data.name} ({data.split}) could be read")
     numbers, scores = (np.concatenate([part[i] for part in everyone]) for i in (0, 1))

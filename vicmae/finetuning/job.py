@@ -18,21 +18,22 @@ import torch
 from ..backbone.checkpoints import rebuild
 from ..backbone.foreign import open_weights
 from ..backbone.probes import Metrics
-from ..errors import CheckpointError
+from ..errors import BadValue, CheckpointError
 from ..evaluation.labelled import Labelled
 from ..evaluation.report import balanced_weights, cautions, describe_scores, score_table
-from .classifier import Classifier, test_model
-from .clips import TestViews
-from .parts import FinetuneTask, build_backbone, build_batches, build_classifier
-from .parts import cache_for, init_notes, open_choice, open_sets, reading_options
+from .batches import EvalViews
+from .build import FinetuneTask, build_backbone, build_batches, build_classifier
+from .build import cache_for, init_notes, open_choice, open_sets, reading_options
+from .classifier import Classifier, score_model
 from .recipes import FinetuneConfig
 from ..media.records import to_json, write_atomic, write_text
+from ..pretraining.build import fill_cache
 from ..pretraining.memory import outline, tell_plan
-from ..pretraining.parts import fill_cache
-from ..run.runfolder import RunFolder
+from ..run.folder import RunFolder
 from ..run.session import Session, open_session
 from ..run.trainer import Callback, Trainer
-from ..train.distributed import average_buffers, collect, everyone, rank, say, world_size
+from ..train.distributed import all_gather_object, average_buffers, everyone, rank, say
+from ..train.distributed import world_size
 from ..train.engine import Stopped, autocast_for, averaged, update_average
 from ..train.weights import save_model, whole_tensors
 
@@ -120,7 +121,7 @@ class Tests(Callback):
             if rank() == 0:
                 save_model(file, trainer.model, step, trainer.settings | more, weights)
 
-    def views(self, trainer: Trainer, data: Labelled, clips: int, crops: int) -> TestViews:
+    def views(self, trainer: Trainer, data: Labelled, clips: int, crops: int) -> EvalViews:
         "This rank's share of what a set is tested with."
         config = trainer.config
         if config.cache != "none" and data.split not in self.caches:
@@ -128,7 +129,7 @@ class Tests(Callback):
                 self.caches[data.split] = cache_for(config, data)
         grid = {"num_clips": clips, "num_crops": crops, "cache": self.caches.get(data.split)}
         size = max(_rows(trainer) // (clips * crops), 1)
-        return TestViews(data, batch_size=size, **grid, **reading_options(config))
+        return EvalViews(data, batch_size=size, **grid, **reading_options(config))
 
     def evaluate(
         self,
@@ -145,7 +146,7 @@ class Tests(Callback):
         average_buffers(trainer.model)
         with averaged(trainer.optimizer) if model is None else contextlib.nullcontext():
             options = autocast, config.num_workers, _rows(trainer), trainer.here.stop
-            found, errors = test_model(model or trainer.model, views, *options)
+            found, errors = score_model(model or trainer.model, views, *options)
         if rank() == 0:
             trainer.report.add(errors)
         tops = {"top1": found.top1, "top5": found.top5 if len(data.classes) > 5 else math.nan}
@@ -198,7 +199,7 @@ def same_classes(config: FinetuneConfig, classes: tuple[str, ...]) -> None:
             ", ".join(sorted(set(a) - set(b))[:5]) for a, b in ((then, classes), (classes, then))
         )
         what = f"gone: {gone or 'none'}; new: {new or 'none'}" if gone or new else "another order"
-        raise ValueError(
+        raise BadValue(
             f"{config.out} has learned {len(then)} classes, and the data now has {len(classes)} "
             f"({what}): give the data that it began with, or choose another --out"
         )
@@ -208,7 +209,7 @@ def _cautions(tests: Tests, keep_best: bool) -> list[str]:
     "What makes the figures of a test worth less than they look; all ranks call it."
     with everyone():
         said = cautions([tests.train_set], tests.test_set) if rank() == 0 else []
-    said = collect(said)[0]
+    said = all_gather_object(said)[0]
     if keep_best and tests.choice is tests.test_set:
         said.append(
             "the best weights are chosen by the test files, so the figure is somewhat too good "

@@ -18,13 +18,13 @@ import torch
 
 from ..backbone.checkpoints import rebuild
 from ..backbone.foreign import open_weights
-from ..errors import CheckpointError, DataError
+from ..errors import BadValue, CheckpointError, DataError
 from ..evaluation.labelled import Labelled
+from .batches import EvalViews
 from .classifier import Classifier, classify_views
-from .clips import TestViews
 from ..media.files import Sample, find_samples
 from ..media.records import as_count, to_json, write_atomic
-from ..run.runfolder import RunFolder
+from ..run.folder import RunFolder
 from ..train.engine import autocast_for, pick_device
 from ..train.weights import SHIPPED, parse_object
 
@@ -74,7 +74,7 @@ def predict(
 ) -> Iterator[Prediction]:
     "The most likely classes of files, in their order."
     if top < 1 or clips < 0 or crops not in (0, 1, 3):
-        raise ValueError(
+        raise BadValue(
             f"top={top}, clips={clips}, crops={crops}: top is 1 or more, crops 0, 1 or 3"
         )
     where = pick_device(device)
@@ -83,7 +83,7 @@ def predict(
     asked = _asked(files, model, frames_as)
     samples = tuple(sample for sample in asked.values() if isinstance(sample, Sample))
     data = Labelled("files", "given", samples, tuple(model.classes), np.full(len(samples), -1))
-    views = TestViews(
+    views = EvalViews(
         data,
         model.img_size,
         num_frames=model.num_frames,
@@ -99,7 +99,7 @@ def predict(
 
 
 def _answers(
-    model: Classifier, views: TestViews, autocast: Callable, top: int, several: bool
+    model: Classifier, views: EvalViews, autocast: Callable, top: int, several: bool
 ) -> Iterator[Prediction]:
     "What the model says about each sample, in order."
     size, samples = views.batch_size, views.data.samples
@@ -182,7 +182,7 @@ def print_predictions(
     """
     asked = {"top": top, "clips": clips, "crops": crops, "device": device, "frames_as": frames_as}
     if out and Path(out).suffix not in (".csv", ".json"):
-        raise ValueError(f"{out}: give --out a name that ends with .csv or .json")
+        raise BadValue(f"{out}: give --out a name that ends with .csv or .json")
     if out:
         Path(out).parent.mkdir(parents=True, exist_ok=True)
         return _write_table(Path(out), checkpoint, list(predict(checkpoint, files, **asked)))

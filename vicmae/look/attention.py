@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.views import normalize
+from ..errors import BadValue
 from ..figures import show_panels
 from .reconstruct import read_media
 from ..model.vicmae import ViCMAE
@@ -45,7 +46,7 @@ def as_images(
     if frames.dtype == torch.uint8 and frames.ndim in (3, 4) and frames.shape[-1] == 3:
         frames = normalize(frames.reshape(-1, *frames.shape[-3:]).permute(0, 3, 1, 2))
     if not frames.is_floating_point() or frames.ndim != 4 or frames.shape[1:] != (3, size, size):
-        raise ValueError(
+        raise BadValue(
             f"this model takes uint8 frames [T, {size}, {size}, 3] or normalised ones "
             f"[T, 3, {size}, {size}], not {frames.dtype} {list(frames.shape)}: "
             f"read_media(file, {size}) makes them"
@@ -89,7 +90,7 @@ def query_index(
     grid = round(num_patches**0.5)
     place = query if isinstance(query, (tuple, list)) else divmod(query, grid)
     if len(place) != 2 or not all(0 <= int(x) < grid for x in place):
-        raise ValueError(
+        raise BadValue(
             f"there is no patch {query}: the picture has {grid} x {grid} patches, "
             f"(0, 0) to ({grid - 1}, {grid - 1})"
         )
@@ -106,7 +107,7 @@ def attention_from(
     if query == "cls":
         return maps[..., 0, 1:]
     if isinstance(query, str):
-        raise ValueError(f"unknown query {query!r}: choose mean, cls, a patch or (row, col)")
+        raise BadValue(f"unknown query {query!r}: choose mean, cls, a patch or (row, col)")
     return maps[..., 1 + query_index(query, maps.shape[-1] - 1), 1:]
 
 # %% ../../nbs/122_attention.ipynb #a36ca6ce
@@ -135,7 +136,7 @@ def overlay(
     frame = np.asarray(frame, np.float32) / (255 if np.asarray(frame).dtype == np.uint8 else 1)
     grid, size = round(heat.size**0.5), frame.shape[0]
     if grid**2 != heat.size or size % grid or frame.shape[:2] != (size, size):
-        raise ValueError(
+        raise BadValue(
             f"{heat.size} values do not lie on a frame of {list(frame.shape)} as a grid of patches"
         )
     top = max(float(heat.max()) if top is None else top, 1e-12)
@@ -227,7 +228,7 @@ def patch_features(
     "Patch tokens after a block, through the encoder's last norm, [CLS] left out."
     depth = len(model.blocks)
     if not -depth <= block < depth:
-        raise ValueError(f"there is no block {block}: the encoder has blocks 0 to {depth - 1}")
+        raise BadValue(f"there is no block {block}: the encoder has blocks 0 to {depth - 1}")
     tokens = block_tokens(model, frames)[1 + block % depth]
     features = model.norm(tokens)[:, 1:]
     return features if minus is None else features - minus.to(features)

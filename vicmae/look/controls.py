@@ -226,7 +226,7 @@ class DotDrag:
         x0, y0, x, _ = self.canvas.pointer
         share = lambda x: round(
             min(max(((x - 0.13) / 0.85 * 104 - 2) / 100, 0), 1), 2
-        )  # see _share_figure
+        )  # see _share_figure of 127_explore
         if self.began != (x0, y0):
             self.began, self.end = (x0, y0), min(self.start.value + self.length.value, 1)
             near = abs(share(x0) - self.start.value) <= abs(share(x0) - self.end)

@@ -17,6 +17,7 @@ import torch
 from ..backbone.checkpoints import load_model, sample_files
 from ..charts import plot_curves, show_timeline
 from ..data.sampling import FrameRule, draw, parse_rule, sample_frames, section_edges, shift_of
+from ..errors import BadValue
 from ..evaluation.shipped import record, window_means
 from ..figures import COLOURS
 from .attention import attention_from, attention_maps, overlay, patch_features, rollout
@@ -28,7 +29,7 @@ from .reconstruct import draw_masks, label_of, read_media, reconstruct
 from ..media.lists import kind_of
 from ..model.autoencoder import MaskedAutoencoder
 from ..model.schedule import LAMBDA_SCHEDULES, scheduled_lambda, warmup_cosine
-from ..run.runfolder import RunFolder
+from ..run.folder import RunFolder
 from ..train.weights import SHIPPED
 
 # %% ../../nbs/127_explore.ipynb #ac138ce0
@@ -237,7 +238,7 @@ def recorded_losses(
         return record(str(run))["curves"]
     rows = RunFolder(run).metrics()
     if not rows or "loss_contrast" not in rows[0]:
-        raise ValueError(f"{run} holds no metrics of a pretraining: give a run's folder")
+        raise BadValue(f"{run} holds no metrics of a pretraining: give a run's folder")
     return {k: window_means([r[k] for r in rows]) for k in ("loss_recon", "loss_contrast")}
 
 
@@ -338,7 +339,7 @@ def explore_files(
             try:
                 return open_file(path)
             except (OSError, ValueError) as error:  # its folder is ours, and says nothing
-                raise ValueError(str(error).replace(f"{path.parent}/", "")) from error
+                raise BadValue(str(error).replace(f"{path.parent}/", "")) from error
         return "choose a picture or a clip; until then there are the samples"
 
     return Explorer(controls, {}, update, list(inside.values()))

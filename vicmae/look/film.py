@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from ..errors import DataError
+from ..errors import BadValue, DataError
 from ..figures import show_panels
 from .reconstruct import as_mask, draw_masks, enlarge, label_of, pick_media, read_several
 from .reconstruct import reconstruct, spread
@@ -62,7 +62,7 @@ def write_film(
     "Original, masked and prediction with visible patches, side by side, as a film."
     path, size = Path(path).expanduser(), model.img_size
     if path.suffix.lower() not in (".mp4", ".gif"):
-        raise ValueError(f"{path}: a film is a .mp4 or a .gif")
+        raise BadValue(f"{path}: a film is a .mp4 or a .gif")
     frames, _, seconds, duration = pick_media(clip, size, spread(num_frames))
     if len(frames) < 2:
         what = "this array" if seconds is None else clip

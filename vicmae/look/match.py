@@ -21,7 +21,7 @@ from ..backbone.checkpoints import load_model
 from ..charts import show_matrix
 from ..data.views import normalize
 from ..data.world import Clip, correspond, make_clip
-from ..errors import title_text
+from ..errors import BadValue, title_text
 from ..figures import show_images
 from .attention import as_images, outline, overlay, patch_features, position_mean
 from .attention import query_index
@@ -90,7 +90,7 @@ def center_features(
 ) -> Tensor:  # [T, L, D]
     "Take away what all patches share, or what all patches of one place share."
     if center not in ("none", "mean", "position"):
-        raise ValueError(f"unknown center {center!r}: choose none, mean or position")
+        raise BadValue(f"unknown center {center!r}: choose none, mean or position")
     if center == "none":
         return features
     mean = position_mean(features)
@@ -148,7 +148,7 @@ def match_accuracy(
     "Share of object patches whose best match lies within one patch of their true place."
     lengths = {len(c.frames) for c in clips}
     if len(lengths) != 1 or any(not 0 < abs(g) < min(lengths) for g in gaps):
-        raise ValueError(
+        raise BadValue(
             f"clips need one length, and gaps of 1 to that length - 1 either way; "
             f"got {len(clips)} clips of {sorted(lengths)} frames and gaps {list(gaps)}"
         )
@@ -284,7 +284,7 @@ def similarity_matrix(
     "What InfoNCE sees of a batch, but for the masks: whole frames, pooled, through the heads."
     pairs = torch.as_tensor(pairs)
     if pairs.ndim != 5 or pairs.shape[1] != 2:
-        raise ValueError(f"pairs are uint8 [B, 2, S, S, 3], not {list(pairs.shape)}")
+        raise BadValue(f"pairs are uint8 [B, 2, S, S, 3], not {list(pairs.shape)}")
     images = as_images(model, pairs.transpose(0, 1).flatten(0, 1))
     pooled = pool(model.forward_features(images)[:, 1:], model.pool)
     p = F.normalize(model.projector(pooled), dim=1)
@@ -322,7 +322,7 @@ def feature_maps(
 
     values = np.asarray(torch.as_tensor(features).cpu(), np.float64)
     if values.ndim != 2 or len(values) < 4:
-        raise ValueError(f"a map needs features [N, D] of 4 samples or more, not {values.shape}")
+        raise BadValue(f"a map needs features [N, D] of 4 samples or more, not {values.shape}")
     near = min(30, (len(values) - 1) / 3)
     tsne = TSNE(perplexity=near, init="pca", random_state=seed)
     return {

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..backbone.store import even_frames
+from ..backbone.feature_store import even_frames
 from ..data.sampling import Stream, draw
 from ..data.views import center_view, denormalize, normalize
-from ..errors import DataError
+from ..errors import BadValue, DataError
 from ..figures import draw_mask, show_panels, to_image
 from ..media.files import Sample
 from ..media.frames import Frames, Pick, first_frame
@@ -98,9 +98,7 @@ def _pixels(source: Any) -> np.ndarray:
     frames = np.stack([to_image(x) for x in (source if source.ndim == 4 else source[None])])
     if frames.dtype != np.uint8:
         if float(source.min()) < 0 or float(source.max()) > 1:
-            raise ValueError(
-                "pixels are uint8, or floats in [0, 1]: undo their normalisation first"
-            )
+            raise BadValue("pixels are uint8, or floats in [0, 1]: undo their normalisation first")
         frames = np.rint(frames * 255).astype(np.uint8)
     return np.repeat(frames[..., None], 3, -1) if frames.ndim == 3 else frames[..., :3]
 
@@ -120,7 +118,7 @@ def draw_masks(
 ) -> Tensor:  # [T, L] 0 visible, 1 hidden
     "Random masks that follow from the seed and the number of the frame."
     if not 0 <= mask_ratio <= 1:
-        raise ValueError(f"mask_ratio={mask_ratio}: choose a share from 0 (all visible) to 1")
+        raise BadValue(f"mask_ratio={mask_ratio}: choose a share from 0 (all visible) to 1")
     keep, masks = int(num_patches * (1 - mask_ratio) + 1e-6), torch.ones(num_frames, num_patches)
     for t in range(num_frames):
         noise = draw(seed, 0, 0 if fixed else t, Stream.VIEW).random(num_patches)
@@ -192,7 +190,7 @@ def _checked(model: ViCMAE, frames: Any) -> Tensor:
     "Frames as a uint8 tensor [T, S, S, 3] of the model's size."
     frames, size = torch.as_tensor(frames), model.img_size
     if frames.dtype != torch.uint8 or frames.shape[-3:] != (size, size, 3) or frames.ndim > 4:
-        raise ValueError(
+        raise BadValue(
             f"this model takes uint8 frames [T, {size}, {size}, 3], not {frames.dtype} "
             f"{list(frames.shape)}: read_media(source, {size}) makes them"
         )
@@ -204,12 +202,12 @@ def as_mask(mask: Any, num_frames: int, num_patches: int) -> Tensor:
     mask = torch.as_tensor(mask).detach().cpu().float()
     mask = mask[None] if mask.ndim == 1 else mask
     if mask.shape not in ((1, num_patches), (num_frames, num_patches)):
-        raise ValueError(
+        raise BadValue(
             f"a mask has one entry for each of {num_patches} patches, [{num_patches}] or "
             f"[{num_frames}, {num_patches}], not {list(mask.shape)}"
         )
     if not ((mask == 0) | (mask == 1)).all():
-        raise ValueError("a mask holds 0 (visible) and 1 (hidden) and nothing else")
+        raise BadValue("a mask holds 0 (visible) and 1 (hidden) and nothing else")
     return mask.expand(num_frames, -1).contiguous()
 
 # %% ../../nbs/120_reconstruct.ipynb #1ffb520c

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from ..errors import BadValue
+
 if TYPE_CHECKING:
     from vicmae.model.vicmae import ViCMAE
 
@@ -43,10 +45,10 @@ def output_paths(
     out = Path(out).expanduser()
     if not out.is_dir() and out.suffix.lower() in endings:
         if len(files) > 1:
-            raise ValueError(f"{out} is one file, and {len(files)} are asked for: name a folder")
+            raise BadValue(f"{out} is one file, and {len(files)} are asked for: name a folder")
         return [out]
     if out.is_file() or out.suffix.lower() in (".jpg", ".jpeg", ".pdf", ".svg", ".avi", ".mov"):
-        raise ValueError(f"{out}: name a folder, or a file that ends in {' or '.join(endings)}")
+        raise BadValue(f"{out}: name a folder, or a file that ends in {' or '.join(endings)}")
     used, paths = {}, []
     for stem in (Path(f).stem for f in files):
         used[stem] = used.get(stem, 0) + 1
@@ -135,9 +137,9 @@ def reconstruct_files(
     inputs = [Path(f) for f in files or [_sample_clip()]] if film else _inputs(files)
     paths = output_paths(inputs, out, "reconstruct", (".png", ".mp4", ".gif"))
     if film and statistics == "all":
-        raise ValueError("a film shows one kind of statistics: visible, raw or true")
+        raise BadValue("a film shows one kind of statistics: visible, raw or true")
     if frames is not None and frames < 1 + film:
-        raise ValueError(f"--frames {frames}: show {1 + film} or more")
+        raise BadValue(f"--frames {frames}: show {1 + film} or more")
     options = {
         "mask_ratio": mask_ratio,
         "seed": seed,
@@ -162,7 +164,7 @@ def parse_place(text: str, option: str) -> tuple[int, int]:
     try:
         first, second = map(int, parts)
     except ValueError:
-        raise ValueError(f"{option} {text!r}: write two numbers with a comma, like 3,5") from None
+        raise BadValue(f"{option} {text!r}: write two numbers with a comma, like 3,5") from None
     return first, second
 
 
@@ -173,7 +175,7 @@ def _one_map(model, shown, query, block: int | None, head: int | None, rolled: b
     maps = attention_maps(model, shown)
     for name, value, count in (("block", block, len(maps)), ("head", head, maps.shape[2])):
         if value is not None and not 1 <= value <= count:
-            raise ValueError(f"--{name} {value}: this model has {name}s 1 to {count}")
+            raise BadValue(f"--{name} {value}: this model has {name}s 1 to {count}")
     if rolled:
         heat, name = attention_from(rollout(maps), query), "rollout"
     else:
@@ -228,11 +230,9 @@ def attend_files(
     from vicmae.look.reconstruct import enlarge, read_several
 
     if frames < 1:
-        raise ValueError(f"--frames {frames}: show 1 frame or more")
+        raise BadValue(f"--frames {frames}: show 1 frame or more")
     if rollout and (block or head):
-        raise ValueError(
-            "--rollout goes through all blocks and heads: leave --block and --head out"
-        )
+        raise BadValue("--rollout goes through all blocks and heads: leave --block and --head out")
     inputs = _inputs(files)
     paths = output_paths(inputs, out, "attend")
     model = _load(checkpoint, device, num_heads, decoder_num_heads)
@@ -314,10 +314,10 @@ def match_file(
     from vicmae.figures import save_figure
 
     if frames and gap is not None:
-        raise ValueError("--frames and --gap both say which frames: leave one out")
+        raise BadValue("--frames and --gap both say which frames: leave one out")
     model = _load(checkpoint, device, num_heads, decoder_num_heads)
     if block is not None and not 1 <= block <= len(model.blocks):
-        raise ValueError(f"--block {block}: this model has blocks 1 to {len(model.blocks)}")
+        raise BadValue(f"--block {block}: this model has blocks 1 to {len(model.blocks)}")
     files = files or (_sample_clip(),)
     shown, names = _two_frames(files, frames, gap, model.img_size)
     path = output_paths(files[:1], out, "match")[0]

@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError, DatasetMissing
+from ..errors import BadValue, DataError, DatasetMissing
 from .pictures import is_still, picture_endings
 
 # %% ../../nbs/033_lists.ipynb #3fa10007
@@ -83,7 +83,7 @@ def read_text(path: str | Path, what: str = "text") -> str:
         else:
             text = data.decode(mark or "utf-8", "surrogateescape")
         if "\0" in text:
-            raise ValueError("it holds zero bytes")
+            raise BadValue("it holds zero bytes")
     except FileNotFoundError:
         raise DatasetMissing(f"{path} is missing: it should hold {what}") from None
     except (OSError, ValueError) as error:

@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection
 
 import numpy as np
 
-from ..errors import MediaError, PictureError, VideoError
+from ..errors import BadValue, MediaError, PictureError, VideoError
 
 PathLike = str | os.PathLike
 
@@ -143,7 +143,7 @@ def pixel_limit() -> int:
     said = os.environ.get("VICMAE_MAX_PIXELS", "").strip() or str(MAX_PIXELS)
     if said.isdecimal() and int(said):
         return int(said)
-    raise ValueError(f"VICMAE_MAX_PIXELS={said!r}: give a whole number of pixels, as {MAX_PIXELS}")
+    raise BadValue(f"VICMAE_MAX_PIXELS={said!r}: give a whole number of pixels, as {MAX_PIXELS}")
 
 
 def check_size(

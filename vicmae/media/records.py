@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..errors import DataError
+from ..errors import BadValue, DataError
 
 # %% ../../nbs/034_records.ipynb #3fc30009
 def to_json(
@@ -110,10 +110,10 @@ def read_object(
         if not path.exists() or path.is_file() and not path.stat().st_size:
             return {}
         if not path.is_file() or path.stat().st_size > limit:
-            raise ValueError("a folder, no file" if path.is_dir() else "no file of this kind")
+            raise BadValue("a folder, no file" if path.is_dir() else "no file of this kind")
         value = json.loads(path.read_bytes())
         if not isinstance(value, dict):
-            raise ValueError(f"a {type(value).__name__} and no object")
+            raise BadValue(f"a {type(value).__name__} and no object")
     except (OSError, ValueError, RecursionError) as error:
         said = getattr(error, "strerror", None) or str(error)[:80]
         raise DataError(f"{path} is damaged: it does not hold JSON as written ({said})") from None

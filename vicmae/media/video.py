@@ -18,7 +18,7 @@ from typing import Iterator, Sequence
 
 import numpy as np
 
-from ..errors import VideoError
+from ..errors import BadValue, VideoError
 from .packets import PyAVFrames, failures_named, frame_table, open_container, shown_size
 from .pictures import PathLike, ask_helper, check_path, picture_endings, pixel_limit
 from .pictures import read_picture
@@ -224,7 +224,7 @@ def open_video(
 ) -> Video:
     "Open a video for exact random access; raises `VideoError`."
     if reader != "auto" and reader not in READERS:
-        raise ValueError(f"reader={reader!r} is unknown; use one of auto, {', '.join(READERS)}.")
+        raise BadValue(f"reader={reader!r} is unknown; use one of auto, {', '.join(READERS)}.")
     if reader == "torchcodec" and "decord" in sys.modules:  # in one process they crash
         time_limit = time_limit or 3600.0
     return Video(path, reader, time_limit, min_frames, fps)

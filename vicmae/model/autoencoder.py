@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..data.views import denormalize
+from ..errors import BadValue
 from .masking import gather_tokens, num_keep, patchify, random_masking, unpatchify
 from .masking import unshuffle
 
@@ -29,7 +30,7 @@ def sincos_position(
 ) -> Tensor:  # [1, 1 + grid*grid, D]; the first row, for [CLS], is zero
     "Fixed 2-D sine-cosine position embedding: column first, then row (authors' code)."
     if embed_dim % 4:
-        raise ValueError(
+        raise BadValue(
             f"embed_dim={embed_dim} must be a multiple of 4: sine and cosine, column and row"
         )
     n = embed_dim // 4
@@ -122,10 +123,10 @@ def check_sizes(
 ) -> None:
     "ValueError for sizes that do not divide each other."
     if img_size % patch_size:
-        raise ValueError(f"img_size={img_size} must be a multiple of patch_size={patch_size}")
+        raise BadValue(f"img_size={img_size} must be a multiple of patch_size={patch_size}")
     for width, heads in widths:
         if width % heads:
-            raise ValueError(f"a width of {width} cannot be shared by {heads} heads")
+            raise BadValue(f"a width of {width} cannot be shared by {heads} heads")
 
 # %% ../../nbs/021_autoencoder.ipynb #bd03f532
 def check_batch(
@@ -136,9 +137,9 @@ def check_batch(
     given, wanted = list(images.shape), f"[{', '.join(map(str, shape))}]"
     fits = [have == want or isinstance(want, str) for have, want in zip(given, shape)]
     if len(given) != len(shape) or not all(fits):
-        raise ValueError(f"this model takes pictures {wanted}, not {given}: {_mend(given, shape)}")
+        raise BadValue(f"this model takes pictures {wanted}, not {given}: {_mend(given, shape)}")
     if not images.is_floating_point():
-        raise ValueError(
+        raise BadValue(
             f"this model takes normalised floats, not {images.dtype}: vicmae.data.views.normalize "
             "makes them of uint8 pixels"
         )
@@ -263,7 +264,7 @@ class MaskedAutoencoder(nn.Module):
         self.check(images)
         if noise.shape != (len(images), self.num_patches):
             wanted, given = [len(images), self.num_patches], list(noise.shape)
-            raise ValueError(f"noise has a number for each patch, {wanted}, not {given}")
+            raise BadValue(f"noise has a number for each patch, {wanted}, not {given}")
         patches = patchify(images, self.patch_size)
         ids_shuffle, mask = random_masking(noise, self.mask_ratio)
         keep = num_keep(noise.shape[1], self.mask_ratio)
@@ -334,7 +335,7 @@ def paint(
 ) -> Tensor:  # [B, 3, S, S] in [0, 1]
     "Predictions as pictures."
     if statistics not in ("raw", "visible", "true"):
-        raise ValueError(f"statistics {statistics!r}: choose raw, visible or true")
+        raise BadValue(f"statistics {statistics!r}: choose raw, visible or true")
     if model.norm_pix_loss:
         mean, std = patch_statistics(patchify(images, model.patch_size), mask, statistics)
         pred = pred * std + mean

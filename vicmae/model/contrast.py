@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import BadValue
+
 # %% ../../nbs/022_contrast.ipynb #d6aa022b
 POOLS = ("mean", "max", "gem")
 
@@ -30,7 +32,7 @@ def pool(
         return tokens.amax(dim=1)
     if kind == "gem":
         return tokens.clamp(min=1e-6).pow(p).mean(dim=1).pow(1 / p)
-    raise ValueError(f"unknown pooling {kind!r}: choose one of {', '.join(POOLS)}")
+    raise BadValue(f"unknown pooling {kind!r}: choose one of {', '.join(POOLS)}")
 
 # %% ../../nbs/022_contrast.ipynb #a1fed4ec
 def projection_head(
@@ -52,7 +54,7 @@ def projection_head(
         )
     if kind == "paper":
         return nn.Sequential(*stage(in_dim, hidden_dim), *stage(hidden_dim, out_dim))
-    raise ValueError(f"unknown head {kind!r}: choose code or paper")
+    raise BadValue(f"unknown head {kind!r}: choose code or paper")
 
 # %% ../../nbs/022_contrast.ipynb #755a31d6
 class Ids(NamedTuple):

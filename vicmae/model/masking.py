@@ -9,6 +9,8 @@ __all__ = ['patchify', 'unpatchify', 'num_keep', 'random_masking', 'gather_token
 import torch
 from torch import Tensor
 
+from ..errors import BadValue
+
 # %% ../../nbs/020_masking.ipynb #0a545349
 def patchify(
     images: Tensor,  # [B, C, H, W]
@@ -18,7 +20,7 @@ def patchify(
     B, C, H, W = images.shape
     p = patch_size
     if H % p or W % p:
-        raise ValueError(
+        raise BadValue(
             f"a picture of {H}x{W} pixels cannot be cut into patches of {p}x{p}: "
             f"resize it to a multiple of {p} or choose another patch_size"
         )
@@ -36,7 +38,7 @@ def unpatchify(
     p = patch_size
     h, w = grid or (int(L**0.5), int(L**0.5))
     if h * w != L:
-        raise ValueError(f"{L} patches do not fill a grid of {h}x{w}: give grid=(rows, columns)")
+        raise BadValue(f"{L} patches do not fill a grid of {h}x{w}: give grid=(rows, columns)")
     x = patches.reshape(B, h, w, p, p, D // (p * p))
     return x.permute(0, 5, 1, 3, 2, 4).reshape(B, D // (p * p), h * p, w * p)
 
@@ -48,7 +50,7 @@ def num_keep(
     "How many patches stay visible; a ratio that leaves none, or is no ratio, is refused."
     keep = int(num_patches * (1 - mask_ratio) + 1e-6)
     if not 0 <= mask_ratio < 1 or keep < 1:
-        raise ValueError(
+        raise BadValue(
             f"mask_ratio={mask_ratio} leaves {max(keep, 0)} of {num_patches} patches: "
             "choose a ratio in [0, 1) that keeps at least one"
         )

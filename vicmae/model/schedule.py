@@ -9,6 +9,8 @@ __all__ = ['LAMBDA_SCHEDULES', 'scheduled_lambda', 'warmup_cosine', 'scaled_lr',
 import math
 from collections.abc import Iterable
 
+from ..errors import BadValue
+
 # %% ../../nbs/023_schedule.ipynb #96591ceb
 LAMBDA_SCHEDULES = ("constant", "step", "linear", "cosine")
 
@@ -22,9 +24,7 @@ def scheduled_lambda(
 ) -> float:
     "Weight of the contrastive loss at a step (section 3: 'introduced using a schedule')."
     if kind not in LAMBDA_SCHEDULES:
-        raise ValueError(
-            f"unknown λ schedule {kind!r}: choose one of {', '.join(LAMBDA_SCHEDULES)}"
-        )
+        raise BadValue(f"unknown λ schedule {kind!r}: choose one of {', '.join(LAMBDA_SCHEDULES)}")
     if kind == "constant":
         return value
     if step < start:

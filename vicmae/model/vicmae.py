@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..errors import BadValue
 from .autoencoder import MaskedAutoencoder
 from .contrast import POOLS, ContrastOutput, Ids, contrast, pool, projection_head
 
@@ -80,7 +81,7 @@ class ViCMAE(MaskedAutoencoder):
         )
         if not temperature > 0 or pool not in POOLS:
             wanted = f"a number above 0, and pool one of {', '.join(POOLS)}"
-            raise ValueError(f"temperature={temperature}, pool={pool!r}: temperature is {wanted}")
+            raise BadValue(f"temperature={temperature}, pool={pool!r}: temperature is {wanted}")
         self.pool, self.temperature = pool, temperature
         dims = self.norm.normalized_shape[0], projector_hidden_dim, projector_out_dim, head
         self.projector = projection_head(*dims)
@@ -91,7 +92,7 @@ class ViCMAE(MaskedAutoencoder):
         self.check(views, "B", "V")
         if noise.shape[:2] != views.shape[:2]:
             wanted, given = [*views.shape[:2], self.num_patches], list(noise.shape)
-            raise ValueError(f"noise has a number for each patch, {wanted}, not {given}")
+            raise BadValue(f"noise has a number for each patch, {wanted}, not {given}")
         out = super().reconstruct(views.flatten(0, 1), noise.flatten(0, 1), predict_all)
         pooled = pool(out.tokens[:, 1:], self.pool)
         apart = (pooled, out.tokens, out.pred, out.mask, out.ids_shuffle)

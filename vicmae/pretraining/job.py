@@ -22,9 +22,9 @@ from ..media.files import Sample, class_names, find_samples
 from ..media.frames import FrameCache
 from ..media.lists import split_data
 from ..model.vicmae import ViCMAE
+from .build import PretrainTask, build_dataset, build_model, draw_reconstruction
+from .build import fill_cache, training_samples
 from .memory import outline, tell_plan
-from .parts import PretrainTask, build_dataset, build_model, draw_reconstruction
-from .parts import fill_cache, training_samples
 from .recipes import PretrainConfig
 from ..run.session import Session, open_session
 from ..run.trainer import Callback, Trainer, total_steps

@@ -80,11 +80,12 @@ def _activations(trainer: Trainer, micro: float) -> dict[str, float]:
     task, config = trainer.task, trainer.config
     few = task.least_rows
     (first, features), (second, _) = (_kept(trainer, n * few) for n in (1, 2))
-    one, two, block = first.total, second.total, first.largest / few
+    one, two = first.total, second.total
     if config.activation_checkpointing:  # in the backward pass a block is whole for a moment
         task.model.activation_checkpointing = False
-        block = _kept(trainer, few)[0].largest / few
+        first, second = (_kept(trainer, n * few)[0] for n in (1, 2))
         task.model.activation_checkpointing = True
+    block = (second.largest - first.largest) / few  # what does not grow with the rows is no block
     local, copies = (two - one) / few * micro, max(2 * one - two, 0)
     exact, far, matrix = trainer.exact and config.accum_iter > 1, 0, 0
     if task.whole is not None:

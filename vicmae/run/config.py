@@ -97,7 +97,7 @@ class RunConfig:
     accum_iter: int = method(1, low=1, high=10**12)  # micro-batches a step
     epochs: float = method(100.0, above=0, high=1e9)  # passes over the data; see --steps
     steps: int | None = setting(None, low=1, high=10**12)  # the run's total; overrides epochs
-    blr: float = method(1.5e-4, low=0, high=1e6, frozen=False)  # learning rate for a batch of 256
+    blr: float = method(1.5e-4, low=0, high=1e9, frozen=False)  # learning rate for a batch of 256
     warmup: float = method(0.05, low=0, high=1)  # share of the run
     beta1: float = method(0.9, low=0, below=1)  # of AdamW
     beta2: float = method(0.95, low=0, below=1)  # of AdamW
@@ -116,7 +116,7 @@ class RunConfig:
     num_workers: int = setting(2, low=0, high=1024)  # processes that load data, on each rank
     cache: Literal["none", "memory", "disk"] = "none"  # keep decoded frames at the training size
     reader: Literal["auto", "decord", "torchcodec", "pyav"] = "auto"  # of clips
-    time_limit: float = setting(30.0, above=0, high=1e9)  # seconds for one file
+    time_limit: float = setting(30.0, low=0, high=1e9)  # seconds for one file; 0: no limit
 
     # saving and logging:
 

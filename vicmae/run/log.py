@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from ..charts import plot_curves
+from ..errors import BadValue, NotFinite
 from ..figures import save_figure
 from ..media.records import as_number, no_room, rows_by_step, set_aside, to_json, write_rows
-from .runfolder import RunFolder
+from .folder import RunFolder
 from ..train.distributed import StoppedElsewhere, mean_over_ranks, rank, say
 
 # %% ../../nbs/061_log.ipynb #bf8a061a
@@ -57,7 +58,7 @@ class MetricsFile:
             if self.skipped >= self.max_skipped > 0:
                 if rank() > 0:  # all ranks count alike, and one of them speaks
                     raise StoppedElsewhere
-                raise FloatingPointError(
+                raise NotFinite(
                     f"step {row['step']}: {self.skipped} steps in a row had a loss or gradient "
                     f"that is not finite and were skipped; {NOT_FINITE}"
                 )
@@ -159,7 +160,7 @@ def check_learned(run: RunFolder) -> None:
     rows = run.metrics() if rank() == 0 else []
     skipped = [row["step"] for row in rows if row.get("skipped")]
     if rows and len(skipped) == len(rows):
-        raise FloatingPointError(
+        raise NotFinite(
             f"all {len(rows)} steps of {run} had a loss or gradient that is not finite "
             f"and were skipped, so nothing was learned; {NOT_FINITE}"
         )
@@ -189,7 +190,7 @@ def trackers(
         try:
             import wandb as service
         except ImportError:
-            raise ValueError("wandb is asked for and not installed: pip install wandb") from None
+            raise BadValue("wandb is asked for and not installed: pip install wandb") from None
         name, place = run.path.resolve().name, str(run.path.resolve())
         unique = f"{name}-{zlib.crc32(place.encode()):08x}"  # the same after a resume
         job = service.init(

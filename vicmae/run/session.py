@@ -18,7 +18,7 @@ import torch
 
 from ..errors import BadValue, one_line
 from .config import BESIDE, RunConfig, check_values, differences, facts_of, with_stored
-from .runfolder import RunFolder
+from .folder import RunFolder
 from ..train.distributed import StoppedElsewhere, cleanup, everyone, explain, rank, say, setup
 from ..train.distributed import world_size
 from ..train.engine import Stop, Stopped, graceful_stop, pick_device

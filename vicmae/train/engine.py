@@ -21,8 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from ..data.sampling import Stream, draw
+from ..errors import BadValue
 from ..media.records import as_number
-from .distributed import agree, average_gradients, everywhere, rank, world_size
+from .distributed import all_reduce_max, average_gradients, everywhere, rank, world_size
 
 # %% ../../nbs/052_engine.ipynb #441160ff
 def pick_device(
@@ -30,14 +31,12 @@ def pick_device(
 ) -> torch.device:
     "The device to train on; under torchrun each process takes its own CUDA card."
     if name not in ("auto", "cpu", "cuda", "mps"):
-        raise ValueError(f"unknown device {name!r}: choose auto, cpu, cuda or mps")
+        raise BadValue(f"unknown device {name!r}: choose auto, cpu, cuda or mps")
     has = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(kind for kind, there in has.items() if there)
     if not has[name]:
-        raise ValueError(
-            f"device {name!r} is not available here: use --device auto or --device cpu"
-        )
+        raise BadValue(f"device {name!r} is not available here: use --device auto or --device cpu")
     if name == "cuda":
         local = int(os.environ.get("LOCAL_RANK", "0"))
         torch.cuda.set_device(local)
@@ -60,7 +59,7 @@ def autocast_for(
 ) -> Callable[[], contextlib.AbstractContextManager]:
     "A factory of autocast contexts for a precision."
     if precision not in ("auto", "bf16", "fp32"):
-        raise ValueError(f"unknown precision {precision!r}: choose auto, bf16 or fp32")
+        raise BadValue(f"unknown precision {precision!r}: choose auto, bf16 or fp32")
     on = precision == "bf16" or (precision == "auto" and has_fast_bf16(device))
     return lambda: torch.autocast(device.type, dtype=torch.bfloat16, enabled=on)
 
@@ -72,7 +71,7 @@ def split_batch(
     "Micro-batches: the rows in order, `parts` of equal size."
     rows = len(next(v for v in batch.values() if isinstance(v, Tensor)))
     if rows % parts:
-        raise ValueError(
+        raise BadValue(
             f"a batch of {rows} rows a process does not split into accum_iter={parts} equal "
             "parts: change the batch size or accum_iter"
         )
@@ -243,7 +242,7 @@ def averaged(optimizer: torch.optim.Optimizer) -> Iterator[None]:
                 p.copy_(weight)
 
 # %% ../../nbs/052_engine.ipynb #d2576a38
-FAILED = 1  # a word for `agree`, below all signals: this rank cannot go on
+FAILED = 1  # a word for `all_reduce_max`, below all signals: this rank cannot go on
 
 
 class Ended(NamedTuple):
@@ -273,7 +272,7 @@ def train(
     clock, other = time.perf_counter(), 0.0
     while step < steps:
         batch, extra, error = _fetch(batches, error)
-        if code := agree(stop() or (FAILED if error else 0)):
+        if code := all_reduce_max(stop() or (FAILED if error else 0)):
             return Ended(step, code, error)
         waited, lr = time.perf_counter() - clock, lr_at(step)
         for group in optimizer.param_groups:
@@ -291,7 +290,7 @@ def train(
                 call(step)
         other = time.perf_counter() - clock - seconds
         clock += seconds + other
-    return Ended(step, agree(FAILED if error else 0), error)
+    return Ended(step, all_reduce_max(FAILED if error else 0), error)
 
 
 def _fetch(batches: Iterator, error: Exception | None) -> tuple[dict, dict, Exception | None]:

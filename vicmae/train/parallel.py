@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import BadValue
 from ..model.schedule import param_groups
-from .distributed import gather, world_size
+from .distributed import all_gather, world_size
 from .engine import Task
 
 # %% ../../nbs/053_parallel.ipynb #1891046e
@@ -124,7 +125,7 @@ class ModelTask(Task):
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model, self.forward = model, getattr(model, self.entrance)
-        self.gather = gather  # collects the rows of all ranks
+        self.gather = all_gather  # collects the rows of all ranks
 
     def prepare_distributed(
         self,
@@ -135,7 +136,7 @@ class ModelTask(Task):
     ) -> "ModelTask":  # itself
         "Wrap the model for training on all ranks; alone, both ways are the model itself."
         if how not in ("ddp", "fsdp"):
-            raise ValueError(f"unknown way to train in parallel {how!r}: choose ddp or fsdp")
+            raise BadValue(f"unknown way to train in parallel {how!r}: choose ddp or fsdp")
         self.model.activation_checkpointing = activation_checkpointing
         if compile:
             for block in self.blocks():
