@@ -16,9 +16,8 @@ for _name in [name for name in os.environ if name.startswith(TOLD)]:
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 # What takes longest, in this order; everything else keeps its place behind.
-LONGEST = ["test_site", "test_wheel", "runs[083_pretrain", "runs[052_engine",
-           "runs[050_distributed", "runs[024_vicmae", "runs[072_features",
-           "runs[021_autoencoder", "runs[010_world", "runs["]
+LONGEST = ["test_site", "right_result_or_one_sentence", "test_wheel", "runs[082", "runs[083",
+           "runs[132", "runs[052", "runs[161", "runs[053", "runs[050", "runs[024", "runs["]
 
 # Run by `make test-slow`, before a release: beginnings of what follows "file::test" in a node id.
 # Each costs much for what it alone can find, and a smaller one of its kind is in `make test`.

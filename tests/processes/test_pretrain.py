@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from support.waiting import PATIENCE
 
+from vicmae.cli import main
 from vicmae.backbone.checkpoints import load_model
 from vicmae.errors import DataError
 from vicmae.pretraining.job import pretrain as train
@@ -231,12 +232,13 @@ def test_bad_files_do_not_stop_it(few, tmp_path, cache):
         (("--batch-size", "9", "--accum-iter", "2", "--steps", "2"), "accum_iter"),
     ],
 )
-def test_bad_options_get_a_sentence(args, word, tmp_path):
-    done = vicmae(
-        "pretrain", "--recipe", "debug", "--data", SAMPLES, "--out", tmp_path / "run", *args
-    )
-    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
-    assert word in done.stderr.replace("\n", " "), done.stderr
+def test_bad_options_get_a_sentence(args, word, tmp_path, capsys):
+    command = ["pretrain", "--recipe", "debug", "--data", SAMPLES, "--out", tmp_path / "run", *args]
+    with pytest.raises(SystemExit) as end:
+        main([str(word) for word in command])
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and "Traceback" not in said, said
+    assert word in said.replace("\n", " "), said
 
 
 def pictures(root: Path, shift: int = 0, **counts: int) -> Path:

@@ -22,7 +22,6 @@ from .features import extract_features
 from ..data.views import center_view
 from ..errors import BadValue, one_line
 from ..media.files import Sample, find_samples
-from ..media.pictures import read_picture
 from ..model.vicmae import ViCMAE
 
 # %% ../../nbs/075_vectors.ipynb #28b9e632
@@ -120,10 +119,6 @@ class _Files:
 
     def __init__(self, samples: Sequence[Sample]):
         self.samples = samples
-
-    def picture(self, i: int, time_limit: float | None = None) -> np.ndarray:
-        "Pixels of a picture."
-        return read_picture(self.samples[i].path, time_limit)
 
 
 def _samples(what: Any) -> list[Sample] | None:

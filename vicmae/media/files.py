@@ -335,8 +335,7 @@ def find_samples(
             f"known by their extension, such as .mp4 or .jpg{more}"
         )
     notes += _first_of(twice, "files are listed once more and counted once")
-    classes = class_names(found) if classes is None else classes
-    number = {name: i for i, name in enumerate(classes)}
+    number = {name: i for i, name in enumerate(class_names(found) if classes is None else classes)}
     numbered_ = (Sample(s.path, s.kind, s.label, number.get(s.label, -1), s.source) for s in found)
     return Samples(numbered_, notes)
 

@@ -14,18 +14,15 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import BadValue, CheckpointError, DataError, NotFinite
 from ..media.records import as_count, no_room, read_object, read_rows, rows_by_step, set_aside
 from ..media.records import to_json, write_text
-from ..train.distributed import all_reduce_max, everyone, rank, say
-from ..train.weights import check_finite, load_strict, optimizer_tensors, parse_object
-from ..train.weights import read_tensors, restore_optimizer, save_model, save_tensors
-from ..train.weights import whole_tensors
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 T = TypeVar("T")
 
@@ -62,6 +59,8 @@ class Lock:
                 "stop it, or choose another --out"
             ) from None
         except (OSError, ImportError) as error:  # a file system, or a system, without such locks
+            from vicmae.train.distributed import say
+
             say(
                 f"note: {self.path.parent} cannot be locked ({error}): see to it yourself that no "
                 "other process trains in it"
@@ -107,6 +106,8 @@ class Saved:
     "A checkpoint in memory: weights for the model, then moments for its optimiser."
 
     def __init__(self, path: Path):
+        from vicmae.train.weights import check_finite, read_tensors
+
         self.path, self.step = path, step_of(path)
         beside = path.with_suffix(".optim")
         if not beside.exists():
@@ -118,12 +119,16 @@ class Saved:
         check_finite(self.weights, path)
         check_finite(self.moments, beside)
 
-    def restore_model(self, model: nn.Module) -> None:
+    def restore_model(self, model: "nn.Module") -> None:
         "Put the weights in; before the model is wrapped or sharded."
+        from vicmae.train.weights import load_strict
+
         load_strict(model, self.weights, str(self.path))
 
-    def restore_optimizer(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def restore_optimizer(self, model: "nn.Module", optimizer: "torch.optim.Optimizer") -> None:
         "Put the moments in; after the model was sharded, if it is."
+        from vicmae.train.weights import restore_optimizer
+
         restore_optimizer(model, optimizer, self.moments, str(self.path))
 
 # %% ../../nbs/060_folder.ipynb #11c0000e
@@ -203,6 +208,8 @@ class RunFolder:
         anyone: bool = False,  # rank 0 may be gone: whoever calls this writes
     ) -> None:
         "Write what has become of the run, by rank 0."
+        from vicmae.train.distributed import rank
+
         if state not in STATES:
             raise BadValue(f"unknown state {state!r}: choose one of {', '.join(STATES)}")
         if rank() == 0 or anyone:
@@ -255,6 +262,8 @@ class RunFolder:
 
     def newest(self, say: Callable[[str], None] = print) -> Saved | None:
         "The newest good checkpoint, the same on all ranks; None: there is none."
+        from vicmae.train.distributed import all_reduce_max, everyone, rank
+
         with everyone():
             saved = self.newest_good(Saved, say) if rank() == 0 else None
         step = all_reduce_max(saved.step + 1 if saved else 0) - 1
@@ -263,14 +272,17 @@ class RunFolder:
 
     def save(
         self,
-        model: nn.Module,  # the bare model, not its DDP wrapper
-        optimizer: torch.optim.Optimizer,
+        model: "nn.Module",  # the bare model, not its DDP wrapper
+        optimizer: "torch.optim.Optimizer",
         step: int,  # steps done
         config: dict,  # of the run
         keep: int = 2,  # the newest so many stay
         keep_every: int = 0,  # and those whose step is a multiple of this
     ) -> Path:  # the weights file
         "Write moments and weights of a step atomically, then sweep. All ranks call, rank 0 writes."
+        from vicmae.train.distributed import rank
+        from vicmae.train.weights import optimizer_tensors, save_model, save_tensors, whole_tensors
+
         path = self.weights_file(step)
         sharded = any(hasattr(p, "full_tensor") for p in model.parameters())
         if rank() > 0 and not sharded:
@@ -314,6 +326,8 @@ class RunFolder:
             problem = f"{file} is empty or gone"
         except DataError as e:
             problem = str(e)
+        from vicmae.train.weights import parse_object, read_tensors
+
         for path in self.checkpoints():
             with contextlib.suppress(CheckpointError, DataError):
                 text = read_tensors(path)[1].get("config", "")
@@ -324,6 +338,8 @@ class RunFolder:
 
     def keep_damaged(self) -> None:
         "Before a run writes: what is damaged here or in the way is kept aside, and named."
+        from vicmae.train.distributed import say
+
         rows = self.metrics_file, self.evals_file, self.nonfinite_file, self.skipped_file
         for path in (self.config_file, self.status_file, *rows):
             if wrong := "is a folder" if path.is_dir() else self._damage(path):
