@@ -263,7 +263,10 @@ def test_first_commands_of_the_readme_work(tmp_path: Path) -> None:
     (tmp_path / "vicmae" / "shipped").symlink_to(ROOT / "vicmae" / "shipped")
     env = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
     lines = re.search(r"```python\n(.*?)```", text, re.S)[1]
-    done = subprocess.run([sys.executable, "-c", COMMANDS, lines, *commands], cwd=tmp_path, env=env,
+    script = tmp_path / "first" / "commands.py"  # not -c: here a folder `vicmae` is in the way
+    script.parent.mkdir()
+    script.write_text(COMMANDS)
+    done = subprocess.run([sys.executable, script, lines, *commands], cwd=tmp_path, env=env,
                           capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stdout + done.stderr
     for line in commands:
