@@ -171,13 +171,13 @@ def in_the_browser(site: Path, read: dict[str, Html]) -> list[str]:
         page.goto(f"{home}/search.html?q=random_masking")
         page.wait_for_selector("#search-results li a", timeout=1000 * PATIENCE)
         found = page.locator("#search-results li a").evaluate_all("all => all.map(a => a.href)")
-        for wanted in ("api/masking.html", "020_masking.html"):
+        for wanted in ("api/model.masking.html", "020_masking.html"):
             if not any(wanted in link for link in found):
                 problems.append(f"search for random_masking does not find {wanted}: {found[:5]}")
         page.goto(f"{home}/022_contrast.html")
         if mathjax_file():
             page.wait_for_selector("mjx-container svg", timeout=1000 * PATIENCE)
-        for name in ("index", "022_contrast", "api/masking"):
+        for name in ("index", "022_contrast", "api/model.masking"):
             page.goto(f"{home}/{name}.html")
             width = page.evaluate("document.documentElement.scrollWidth")
             if width > 400:
