@@ -57,18 +57,18 @@ class Stream(IntEnum):
 class FrameRule:
     """How the frames of one sample are picked from a clip (section 5.4, Table 3a)."""
 
-    kind: str = "distant"  # same | continuous | distant
+    kind: str = "distant"  # same | continuous | gap | distant
     n: int = 2  # frames in one sample
-    delta: int = 0  # continuous: the others lie in (i, i + delta], in source frames
+    delta: int = 0  # continuous: the others lie in (i, i + delta]; gap: at i + delta, i + 2 delta ...
     window: str = "whole"  # distant: "whole", seconds ("2.0s") or source frames ("64")
 
     def __post_init__(self):
-        if self.kind not in ("same", "continuous", "distant"):
-            raise BadValue(f"frame rule {self.kind!r}: choose same, continuous or distant")
+        if self.kind not in ("same", "continuous", "gap", "distant"):
+            raise BadValue(f"frame rule {self.kind!r}: choose same, continuous, gap or distant")
         if self.n < 2:
             raise BadValue(f"n = {self.n}: a sample needs at least 2 frames to be contrasted")
-        if self.kind == "continuous" and self.delta < 1:
-            raise BadValue(f"delta = {self.delta}: continuous sampling needs at least 1")
+        if self.kind in ("continuous", "gap") and self.delta < 1:
+            raise BadValue(f"delta = {self.delta}: {self.kind} sampling needs at least 1")
         if self.kind == "distant":
             window_frames(self.window, 1.0)
 
@@ -94,7 +94,7 @@ def window_frames(
 
 # %% ../../nbs/012_sampling.ipynb #abb4a12f
 def parse_rule(
-    text: str | int,  # same, 0, continuous:4, 4, distant, D, distant:2.0s, distant:64
+    text: str | int,  # same, 0, continuous:4, 4, gap:4, distant, D, distant:2.0s, distant:64
     n: int = 2,  # frames in one sample
 ) -> FrameRule:
     """A frame rule from one word."""
@@ -102,14 +102,15 @@ def parse_rule(
     kind = {"d": "distant", "0": "same"}.get(name.lower(), name.lower())
     if kind.isdigit():
         kind, detail = "continuous", kind
-    if kind == "continuous" and detail.isdigit():
+    if kind in ("continuous", "gap") and detail.isdigit():
         return FrameRule(kind, n, delta=int(detail))
     if kind == "distant":
         return FrameRule(kind, n, window=detail or "whole")
     if kind == "same" and not detail:
         return FrameRule(kind, n)
     raise BadValue(
-        f"frame rule {text!r}: write same, continuous:4, distant, distant:2.0s or distant:64"
+        f"frame rule {text!r}: write same, continuous:4, gap:4, distant, distant:2.0s or "
+        "distant:64"
     )
 
 # %% ../../nbs/012_sampling.ipynb #17bf7e6c
@@ -132,7 +133,7 @@ def sample_frames(
     fps: float,  # source frames in a second; only windows in seconds need it
     rng: np.random.Generator,  # from `draw`
 ) -> np.ndarray:  # int64 [n], ascending source frame indices
-    """The frames of one sample (section 5.4): same, (i, i + delta], or one from each section."""
+    """The frames of one sample (section 5.4): same, (i, i + delta], i + delta, or one a section."""
     if num_frames < 1:
         raise BadValue(f"a clip of {num_frames} frames has none to pick from")
     if rule.kind == "same":
@@ -142,6 +143,9 @@ def sample_frames(
         first = rng.integers(num_frames - delta)
         steps = np.resize(1 + rng.permutation(delta), rule.n - 1)  # repeats where delta < n - 1
         return first + np.concatenate(([0], np.sort(steps)))
+    if rule.kind == "gap":
+        delta = min(rule.delta, (num_frames - 1) // (rule.n - 1))
+        return rng.integers(num_frames - delta * (rule.n - 1)) + delta * np.arange(rule.n)
     where, *uniform = rng.random(rule.n + 1).tolist()
     edges = section_edges(rule, num_frames, fps, where)
     sizes = (max(high - low, 1) for low, high in zip(edges, edges[1:]))  # empty: as the next one
@@ -155,6 +159,8 @@ def shift_of(
     """Frames of one video further apart than this are negatives (Eq. 3); inf: never."""
     if rule.kind == "distant":
         return window_frames(rule.window, fps)
+    if rule.kind == "gap":
+        return float(rule.delta * (rule.n - 1))
     return float(rule.delta) if rule.kind == "continuous" else 0.0
 
 # %% ../../nbs/012_sampling.ipynb #526128b5

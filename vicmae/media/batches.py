@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ..data.sampling import FrameRule, Stream, draw, parse_rule, sample_frames, shift_of
-from ..data.views import ViewPolicy, make_view, view_policy
+from ..data.views import NUM_UNIFORM, SMALL, ViewPolicy, make_view, make_views, view_policy
 from ..errors import DataError
 from .files import Sample
 from .frames import FORK, FrameCache, Frames, init_worker
@@ -181,6 +181,9 @@ class PlannedBatches(torch.utils.data.Dataset):
         """Write one draw into its row."""
         raise NotImplementedError
 
+    def finish(self, batch: dict) -> None:
+        """What is done for all rows together."""
+
     def __getitem__(self, step: int) -> dict[str, Any]:
         """This rank's share of a batch: tensors, and `errors`: files replaced, or used in part."""
         kinds, files, slots = (array.tolist() for array in self.plan.places(step))
@@ -194,6 +197,7 @@ class PlannedBatches(torch.utils.data.Dataset):
             for offset, drawn in enumerate(draws):
                 self.fill(batch, row + offset, number, epoch, repeat + offset, drawn)
             row += count
+        self.finish(batch)
         errors += self.frames.notes.take(step)
         return {**{key: torch.as_tensor(value) for key, value in batch.items()}, "errors": errors}
 
@@ -253,6 +257,7 @@ class PairBatches(PlannedBatches):
             "shift": np.empty(size, np.float32),
             **{key: np.empty(size, np.int64) for key in ("kind", "video", "label")},
             "sample": np.arange(size) + size * self.rank,
+            "small": {},  # views that are made together, by the size of their images
         }
 
     def load(self, number: int, epoch: int, repeat: int, count: int) -> list[tuple]:
@@ -279,12 +284,23 @@ class PairBatches(PlannedBatches):
         kind, (times, images, shift) = self.kinds[number], drawn
         for v, image in enumerate(images):
             rng = draw(self.plan.seed, epoch, number, Stream.VIEW + v, repeat)
-            view = make_view(image, rng, self.policies[kind], self.img_size, v)
-            batch["views"][row, v] = view
+            if max(image.shape[-2:]) <= SMALL:
+                numbers = rng.random(NUM_UNIFORM).tolist()
+                later = batch["small"].setdefault(image.shape[-2:], [])
+                later.append((row, v, image, numbers, self.policies[kind]))
+            else:
+                batch["views"][row, v] = make_view(image, rng, self.policies[kind], self.img_size, v)
             batch["noise"][row, v] = rng.random(self.num_patches, np.float32)
         batch["times"][row], batch["shift"][row] = times, shift
         batch["kind"][row], batch["video"][row] = kind, number
         batch["label"][row] = self.samples[number].label_id
+
+    def finish(self, batch: dict) -> None:
+        """Make the views of small images, those of one size at once."""
+        for later in batch.pop("small").values():
+            rows, views, images, numbers, policies = zip(*later)
+            made = make_views(images, numbers, policies, self.img_size, views)
+            batch["views"][list(rows), list(views)] = made.numpy()
 
 # %% ../../nbs/037_batches.ipynb #472a489b
 def make_loader(

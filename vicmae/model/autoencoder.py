@@ -259,17 +259,22 @@ class MaskedAutoencoder(nn.Module):
         x = self.decoder_pred(self.decoder_norm(x))
         return unshuffle(x, ids_shuffle) if predict_all else x
 
-    def reconstruct(self, images: Tensor, noise: Tensor, predict_all: bool = False) -> MAEOutput:
-        "One pass: hide patches by noise [B, L], encode the rest, predict, compare."
+    def encode_visible(self, images: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+        "Hide patches by noise: tokens [B, 1 + K, D]; patches [B, L, P] and ids by noise; mask."
         self.check(images)
         if noise.shape != (len(images), self.num_patches):
             wanted, given = [len(images), self.num_patches], list(noise.shape)
             raise BadValue(f"noise has a number for each patch, {wanted}, not {given}")
-        patches = patchify(images, self.patch_size)
         ids_shuffle, mask = random_masking(noise, self.mask_ratio)
         keep = num_keep(noise.shape[1], self.mask_ratio)
-        shuffled = gather_tokens(patches, ids_shuffle)
+        shuffled = gather_tokens(patchify(images, self.patch_size), ids_shuffle)
         tokens = self.encode(shuffled[:, :keep], ids_shuffle[:, :keep])
+        return tokens, shuffled, ids_shuffle, mask
+
+    def reconstruct(self, images: Tensor, noise: Tensor, predict_all: bool = False) -> MAEOutput:
+        "One pass: hide patches by noise [B, L], encode the rest, predict, compare."
+        tokens, shuffled, ids_shuffle, mask = self.encode_visible(images, noise)
+        keep = tokens.shape[1] - 1
         pred = self.decode(tokens, ids_shuffle, predict_all)
         scored = gather_tokens(pred, ids_shuffle[:, keep:]) if predict_all else pred
         loss = reconstruction_loss(scored, shuffled[:, keep:], self.norm_pix_loss)

@@ -65,7 +65,7 @@ class ViCMAE(MaskedAutoencoder):
         projector_out_dim: int = 128,  # authors' code
         head: str = "code",  # code or paper, see projection_head
         shared_heads: bool = True,  # P and T share parameters (paper: typically)
-        pool: str = "mean",  # Ω: mean, max, gem (Table 3b)
+        pool: str = "mean",  # Ω: mean, max, gem (Table 3b); cls: the token in front (5.2)
         temperature: float = 0.1,  # τ (authors' code)
         **autoencoder,  # img_size, patch_size, embed_dim, ...: see MaskedAutoencoder
     ):
@@ -79,13 +79,17 @@ class ViCMAE(MaskedAutoencoder):
             pool=pool,
             temperature=temperature,
         )
-        if not temperature > 0 or pool not in POOLS:
-            wanted = f"a number above 0, and pool one of {', '.join(POOLS)}"
+        if not temperature > 0 or pool not in (*POOLS, "cls"):
+            wanted = f"a number above 0, and pool one of {', '.join(POOLS)}, cls"
             raise BadValue(f"temperature={temperature}, pool={pool!r}: temperature is {wanted}")
         self.pool, self.temperature = pool, temperature
         dims = self.norm.normalized_shape[0], projector_hidden_dim, projector_out_dim, head
         self.projector = projection_head(*dims)
         self.target_projector = None if shared_heads else projection_head(*dims)
+
+    def pool_tokens(self, tokens: Tensor) -> Tensor:
+        "Ω: one vector [N, D] a frame from its tokens [N, 1 + K, D]."
+        return tokens[:, 0] if self.pool == "cls" else pool(tokens[:, 1:], self.pool)
 
     def represent(self, views: Tensor, noise: Tensor, predict_all: bool = False) -> Represented:
         "The local half: each frame is masked, encoded, painted and pooled on its own."
@@ -94,7 +98,7 @@ class ViCMAE(MaskedAutoencoder):
             wanted, given = [*views.shape[:2], self.num_patches], list(noise.shape)
             raise BadValue(f"noise has a number for each patch, {wanted}, not {given}")
         out = super().reconstruct(views.flatten(0, 1), noise.flatten(0, 1), predict_all)
-        pooled = pool(out.tokens[:, 1:], self.pool)
+        pooled = self.pool_tokens(out.tokens)
         apart = (pooled, out.tokens, out.pred, out.mask, out.ids_shuffle)
         return Represented(out.loss_recon, *(x.unflatten(0, views.shape[:2]) for x in apart))
 

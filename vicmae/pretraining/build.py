@@ -78,6 +78,7 @@ def build_dataset(
     samples: Samples,
     patch_size: int,
     processes: int = 0,  # plan for so many, and decode nothing; 0: for those that are here
+    cache: FrameCache | None = None,  # of these samples; None: made, if the configuration says so
 ) -> PairBatches:
     "Fill the cache if there is one, and plan the batches of this rank."
     views = {
@@ -97,7 +98,7 @@ def build_dataset(
         pairs_per_video=config.pairs_per_video,
         rank=rank(),
         world=processes or world_size(),
-        cache=None if processes else frame_cache(config, samples),
+        cache=cache or (None if processes else frame_cache(config, samples)),
         reader=config.reader,
         time_limit=config.time_limit,
     )
@@ -160,14 +161,21 @@ class PretrainTask(ModelTask):
         loss = self.config.weight_recon * out.loss_recon
         return {"loss": loss, "loss_recon": out.loss_recon}, out.pooled
 
+    def ids(self, batch: dict[str, Tensor]) -> Ids:
+        "Who is whose positive and negative."
+        return Ids(batch["sample"], batch["video"], batch["times"], batch["shift"])
+
+    def contrast(self, pooled: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        "L_neg of all rows, without its weight."
+        config, per_device = self.config, self.config.batch_stats == "device"
+        ids = self.ids(batch)
+        far = self.model.compare(pooled, ids, self.gather, config.rank_local, per_device)
+        return far.loss_contrast
+
     def whole(self, pooled: Tensor, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
         "The contrastive loss of all rows, those of other ranks among them."
-        config = self.config
-        ids = Ids(batch["sample"], batch["video"], batch["times"], batch["shift"])
-        per_device = config.batch_stats == "device"
-        far = self.model.compare(pooled, ids, self.gather, config.rank_local, per_device)
-        loss = lambda_at(config, step, self.steps) * far.loss_contrast
-        named = {"loss": loss, "loss_contrast": far.loss_contrast}
+        config, far = self.config, self.contrast(pooled, batch)
+        named = {"loss": lambda_at(config, step, self.steps) * far, "loss_contrast": far}
         if config.measure_every and (step + 1) % config.measure_every == 0:
             named |= collapse_measures(self.gather(pooled.detach()))
         return named
