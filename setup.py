@@ -27,7 +27,7 @@ setup(
     keywords=cfg["keywords"].split(),
     classifiers=["Programming Language :: Python :: 3", "Intended Audience :: Science/Research"],
     packages=find_packages(include=[cfg["lib_name"], f"{cfg['lib_name']}.*"]),
-    package_data={cfg["lib_name"]: ["py.typed", "pretraining/ledger.json", "shipped/*",
+    package_data={cfg["lib_name"]: ["py.typed", "pretraining/ledger.json", "experiments/lines.jsonl.gz", "shipped/*",
                                    "shipped/samples/*"]},
     python_requires=">=" + cfg["min_python"],
     install_requires=cfg["requirements"].split(),

@@ -13,7 +13,8 @@ PARTS = [("000", "Figures and errors"), ("010", "What is learned from"), ("020",
          ("030", "Real files"), ("050", "Training"), ("060", "A run"), ("070", "The backbone"),
          ("080", "Pretraining"), ("090", "Evaluation"), ("100", "Fine-tuning"),
          ("120", "Seeing and touching"), ("130", "On a cluster"),
-         ("160", "Two doors: Python and the command"), ("190", "Tutorials and solutions")]
+         ("140", "The laboratory"),
+         ("160", "Two doors: Python and the command"), ("170", "Why it works"), ("190", "Tutorials and solutions")]
 BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
 THUMBS = "nbs/images/thumbs"
 

@@ -86,6 +86,10 @@ COMMANDS = {
         "finetuning.recipes:show_recipe",
         "print a recipe, RUN or FILE.json with the source of each value; or list the recipes",
     ),
+    "reproduce": Command(
+        "experiments.reproduce:reproduce",
+        "run an experiment of the notebooks again: EXPERIMENT [--seeds N] [--only VARIANT ...]",
+    ),
     "world": Command(
         "data.worldfiles:make_world",
         "generate labelled clips and pictures: --out DIR --clips N --pictures M",

@@ -233,11 +233,13 @@ def _parity_model(tensors: dict[str, Tensor], meta: dict[str, str], path: Path) 
 def parity(
     path: str | Path,  # a reference file, see tests/parity
     dtype: torch.dtype = torch.float64,  # precision of the computation
+    device: str | torch.device = "cpu",
 ) -> dict[str, float]:  # quantity to relative error
     "Compare this implementation with reference numbers: every output, loss and gradient."
     path = Path(path)
     tensors, meta = read_tensors(path)
-    model = _parity_model(tensors, meta, path).to(dtype).train()
+    tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
+    model = _parity_model(tensors, meta, path).to(device, dtype).train()
     views = torch.stack([tensors["x1"], tensors["x2"]], dim=1).to(dtype)
     noise = torch.stack([tensors["noise1"], tensors["noise2"]], dim=1)
     out = model(views, noise, predict_all=True)

@@ -213,7 +213,7 @@ def _apply(weights: list, x: torch.Tensor) -> torch.Tensor:
     "Rows [N, C, extent, K] of bytes to [N, C, S, K], rounded as the kernel does."
     whole, unit = zip(*weights)
     unit = torch.tensor(unit)[:, None, None, None]
-    x = torch.stack(whole)[:, None] @ x  # exact: all sums are below 2**24
+    x = torch.stack(whole)[:, None] @ x.contiguous()  # exact: all sums are below 2**24
     return x.add_(unit / 2).div_(unit).floor_().clamp_(max=255)
 
 

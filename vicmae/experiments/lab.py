@@ -6,7 +6,7 @@
 __all__ = ['ASKED', 'LEARNED', 'PENALTIES', 'CLIPS', 'APART', 'LabConfig', 'lab_config', 'Reel', 'world_of', 'film', 'films_of',
            'Reels', 'judge', 'spread', 'hardware', 'run_lab']
 
-# %% ../../nbs/141_lab.ipynb #3a3de3c4
+# %% ../../nbs/141_lab.ipynb #9784d876
 import os
 import platform
 import time
@@ -23,10 +23,11 @@ from torch import Tensor
 from ..backbone.collapse import collapse_measures, lidar, rankme
 from ..backbone.features import extract_features
 from ..backbone.probes import Knn, Linear, evaluate_probe
-from ..data.world import NUISANCES, OBJECTS, Scene, WorldConfig, make_scene, render
+from ..data.world import NUISANCES, OBJECTS, WorldConfig, make_scene, render
 from ..errors import BadValue
 from .objectives import ObjectiveTask, objective_model
 from ..media.files import Sample
+from ..media.frames import in_parallel
 from ..model.schedule import scaled_lr, warmup_cosine
 from ..model.vicmae import ViCMAE
 from ..pretraining.build import build_dataset
@@ -34,7 +35,7 @@ from ..pretraining.recipes import PretrainConfig, lab
 from ..run.config import method
 from ..train.engine import autocast_for, pick_device, train, train_step
 
-# %% ../../nbs/141_lab.ipynb #cde8445e
+# %% ../../nbs/141_lab.ipynb #4f89cd10
 @dataclass
 class LabConfig(PretrainConfig):
     "The recipe `lab`, and what else an experiment may change: the world, and the objective."
@@ -43,7 +44,7 @@ class LabConfig(PretrainConfig):
     clips: int = method(6000, low=0, high=10**7)  # to train on
     pictures: int = method(0, low=0, high=10**7)  # to train on beside them
     num_frames: int = method(16, low=1, high=10**4)  # of a clip
-    tau: float = method(0.15, above=0, high=1e6)  # correlation time of what changes, clip lengths
+    tau: float = method(0.1, above=0, high=1e6)  # correlation time of what changes, clip lengths
     still: str = method("")  # nuisances that stand still, joined by +
     motion: bool = method(False)  # objects move by their motion class
 
@@ -68,7 +69,7 @@ def lab_config(
     config.check()
     return config
 
-# %% ../../nbs/141_lab.ipynb #dbfbe5b1
+# %% ../../nbs/141_lab.ipynb #5121fe26
 class Reel(NamedTuple):
     "Clips or pictures of one world in memory."
 
@@ -92,10 +93,14 @@ def world_of(config: LabConfig) -> WorldConfig:
     return WorldConfig(**speed, occluders=0.0, turn_std=0.25)
 
 
-def _scene(config: LabConfig, split: str, kind: str, seed: int) -> Scene:
-    "One clip or picture, undrawn."
+def _draw(seed: int, config: LabConfig, split: str, kind: str) -> tuple[np.ndarray, int, int]:
+    "Frames uint8 [T, 3, S, S] of one clip or picture, its object and its motion."
+    frames = config.num_frames if kind == "clip" else 1
     motion = None if config.motion and kind == "clip" else -1
-    return make_scene(seed, split, motion=motion, config=world_of(config), kind=kind)
+    scene = make_scene(seed, split, motion=motion, config=world_of(config), kind=kind)
+    times = (np.arange(frames) + 0.5) / frames
+    made = render(scene, times, config.img_size)[0].transpose(0, 3, 1, 2)
+    return np.ascontiguousarray(made), scene.object, scene.motion
 
 
 def film(
@@ -113,20 +118,19 @@ def film(
     known, path = place / f"{name}.npz", place / f"{name}.npy"
     if not known.exists():
         place.mkdir(parents=True, exist_ok=True)
-        times = (np.arange(frames) + 0.5) / frames
-        scenes = [_scene(config, split, kind, seed) for seed in range(count)]
         part = path.with_suffix(f".{os.getpid()}.part")
-        shape = (count, frames, 3, config.img_size, config.img_size)
+        shape, labels = (count, frames, 3, config.img_size, config.img_size), []
+        drawn = in_parallel(partial(_draw, config=config, split=split, kind=kind), range(count))
         with open(part, "wb") as file:
             np.lib.format.write_array_header_1_0(
                 file, {"descr": "|u1", "fortran_order": False, "shape": shape}
             )
-            for scene in scenes:
-                file.write(render(scene, times, config.img_size)[0].transpose(0, 3, 1, 2).tobytes())
+            for made, *label in drawn:
+                file.write(made)
+                labels.append(label)
         os.replace(part, path)
-        labels = np.array([(s.object, s.motion) for s in scenes]).reshape(-1, 2)
         with open(part, "wb") as file:
-            np.savez(file, labels=labels)
+            np.savez(file, labels=np.array(labels).reshape(-1, 2))
         os.replace(part, known)  # last: where it lies, the frames are whole
     labels = np.load(known)["labels"]
     return Reel(np.load(path, mmap_mode="r"), labels[:, 0], labels[:, 1])
@@ -144,7 +148,7 @@ def films_of(
     learn = clips if config.clips >= LEARNED else film(config, LEARNED, folder=folder)
     return clips, pictures, learn, film(config, ASKED, "val", folder=folder)
 
-# %% ../../nbs/141_lab.ipynb #bde6bb1c
+# %% ../../nbs/141_lab.ipynb #2cd98020
 class Reels:
     "Reels in the place of a `FrameCache`: samples that were decoded before anybody asked."
 
@@ -166,7 +170,7 @@ class Reels:
         "Where samples lie: all of them, in order."
         return np.arange(len(samples))
 
-# %% ../../nbs/141_lab.ipynb #5a7152cf
+# %% ../../nbs/141_lab.ipynb #b9749162
 ASKED, LEARNED = 2000, 3000  # clips of a probe: unseen individuals; to learn from
 PENALTIES = (1e-1, 1e-2, 1e-3, 1e-4)  # of the linear probe
 
@@ -207,7 +211,7 @@ def spread(
     spectrum = [float(f"{value:.3g}") for value in some]
     return {name: float(f"{value:.4g}") for name, value in found.items()} | {"spectrum": spectrum}
 
-# %% ../../nbs/141_lab.ipynb #55bb9dad
+# %% ../../nbs/141_lab.ipynb #a4c92e08
 @cache
 def hardware(device: str = "cpu") -> str:
     "What a run was computed on, in words."
@@ -274,8 +278,7 @@ def run_lab(
     train(step_fn, batches(), optimizer, rate, 0, steps, log)
     trained = time.perf_counter() - trained
     found = judge(model, config, learn, ask)
-    if config.pool == "cls":
-        found |= {f"cls_{name}": v for name, v in judge(model, config, learn, ask, "cls").items()}
+    found |= {f"cls_{name}": v for name, v in judge(model, config, learn, ask, "cls").items()}
     keep(model)
     return {
         "changes": changes,

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OBJECTIVES', 'cosine_loss', 'vicreg_loss', 'epps_pulley', 'sigreg_loss', 'objective_model', 'ObjectiveTask']
 
-# %% ../../nbs/140_objectives.ipynb #3db2e625
+# %% ../../nbs/140_objectives.ipynb #66440795
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,8 +14,9 @@ from ..data.views import normalize
 from ..model.contrast import Ids
 from ..model.vicmae import ViCMAE
 from ..pretraining.build import PretrainTask, build_model
+from ..pretraining.recipes import PretrainConfig
 
-# %% ../../nbs/140_objectives.ipynb #460b12c7
+# %% ../../nbs/140_objectives.ipynb #f987586b
 def cosine_loss(
     p: Tensor,  # [B, V, d] predictions
     z: Tensor,  # [B, V, d] what they are compared with
@@ -29,25 +30,24 @@ def cosine_loss(
     others = ~torch.eye(views, dtype=torch.bool, device=z.device)
     return -(alike * others).sum(dim=(1, 2)).mean() / (views * (views - 1))
 
-# %% ../../nbs/140_objectives.ipynb #ae8a10bc
+# %% ../../nbs/140_objectives.ipynb #93e8ef88
 def vicreg_loss(
     z: Tensor,  # [B, V, d]
     covariance: float = 0.04,  # weight beside 1 for the other two; 1/25 in the paper
 ) -> Tensor:  # scalar
-    "Invariance, variance, covariance (VICReg, Eq. 1 to 5; divided by 25)."
+    "Invariance, variance, covariance (VICReg, Eq. 1 to 6; divided by 25)."
     z = z.float()
     rows, views, width = z.shape
-    near = (z - z.mean(dim=1, keepdim=True)).square().mean() * 2 * views / max(views - 1, 1)
-    total = near
+    total = (z - z.mean(dim=1, keepdim=True)).square().mean() * 2 * views / max(views - 1, 1)
     for x in z.unbind(1):
         x = x - x.mean(dim=0)
         spread = (1 - (x.var(dim=0) + 1e-4).sqrt()).clamp_min(0).mean()
         matrix = x.T @ x / (rows - 1)
         off = (matrix.square().sum() - matrix.diagonal().square().sum()) / width
-        total = total + (spread + covariance * off) / views * 2
+        total = total + (spread + covariance * off) * 2 / views
     return total
 
-# %% ../../nbs/140_objectives.ipynb #f2389c35
+# %% ../../nbs/140_objectives.ipynb #eb2fe79f
 def epps_pulley(
     x: Tensor,  # [N, M] samples of M distributions
     points: int = 17,  # of the trapezoid rule
@@ -72,12 +72,12 @@ def sigreg_loss(
     shape = torch.stack([epps_pulley(view @ directions).mean() for view in z.unbind(1)]).mean()
     return (1 - share) * near + share * shape
 
-# %% ../../nbs/140_objectives.ipynb #f004d828
+# %% ../../nbs/140_objectives.ipynb #6cbff136
 OBJECTIVES = ("infonce", "simsiam", "align", "vicreg", "sigreg")
 
 
 def objective_model(
-    config,  # a LabConfig
+    config: PretrainConfig,  # a LabConfig
 ) -> ViCMAE:
     "The model of a configuration; SimSiam's has a predictor beside the head."
     model = build_model(config)

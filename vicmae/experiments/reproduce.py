@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Item', 'items_of', 'stamp', 'run_items', 'against_stored', 'reproduce']
 
-# %% ../../nbs/144_reproduce.ipynb #86529da9
+# %% ../../nbs/144_reproduce.ipynb #1da6dfe3
 import json
 import multiprocessing
 import os
@@ -27,7 +27,7 @@ from .grids import Experiment, get_experiment
 from ..media.records import read_rows, to_json
 from ..run.config import unknown
 
-# %% ../../nbs/144_reproduce.ipynb #b8be6637
+# %% ../../nbs/144_reproduce.ipynb #b8c4929e
 class Item(NamedTuple):
     "One run of a grid."
 
@@ -59,7 +59,7 @@ def items_of(
         for name in chosen
     ]
 
-# %% ../../nbs/144_reproduce.ipynb #6db0c4b5
+# %% ../../nbs/144_reproduce.ipynb #2ed9c0f3
 def stamp() -> dict[str, Any]:
     "What else a line says of where it comes from: versions, and the commit if there is one."
     import torch
@@ -84,7 +84,7 @@ def _version(name: str) -> str:
     except PackageNotFoundError:
         return ""
 
-# %% ../../nbs/144_reproduce.ipynb #0dd38de8
+# %% ../../nbs/144_reproduce.ipynb #eaa2e33c
 _steps: Any = None  # steps done by each item of the grid, shared by all processes
 
 
@@ -114,14 +114,7 @@ def _work(index: int, item: Item, device: str, folder: str | None) -> dict[str, 
         return f"{item.variant}, seed {item.seed}: {error}"
     return {"experiment": item.experiment, "variant": item.variant, **found}
 
-
-def _film(item: Item, folder: str | None) -> None:
-    "Render the worlds of a run, if nobody has."
-    from vicmae.experiments.lab import films_of
-
-    films_of(item.changes, folder)
-
-# %% ../../nbs/144_reproduce.ipynb #6ee0ca9c
+# %% ../../nbs/144_reproduce.ipynb #f2a0dd80
 def run_items(
     items: Sequence[Item],
     path: Path,  # of the lines; those of runs that are there are not done again
@@ -134,6 +127,8 @@ def run_items(
 ) -> tuple[list[dict[str, Any]], list[str]]:  # lines of these items, and what went wrong
     "Do runs side by side, and write each one's line as it ends; called again, it goes on."
     from tqdm import tqdm
+
+    from vicmae.experiments.lab import films_of
 
     path.parent.mkdir(parents=True, exist_ok=True)
     known = read_rows(path).rows
@@ -149,9 +144,10 @@ def run_items(
     pool = ProcessPoolExecutor(jobs, spawn, _begin_worker, (shared, device))
     bar = tqdm(total=1000 * len(todo), disable=not progress, bar_format=_BAR)
     try:
-        films = {to_json(_world(items[i].changes)): items[i] for i in todo}
-        bar.set_postfix_str(f"drawing {len(films)} world(s)")
-        list(pool.map(_film, films.values(), [folder] * len(films)))
+        worlds = {to_json(_world(items[i].changes)): items[i].changes for i in todo}
+        bar.set_postfix_str(f"drawing {len(worlds)} world(s)")
+        for changes in worlds.values():
+            films_of(changes, folder)
         waiting, running = list(todo), {}
         while waiting or running:
             late = limit and time.monotonic() - start > limit
@@ -208,7 +204,7 @@ def _append(path: Path, line: Mapping[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
 
-# %% ../../nbs/144_reproduce.ipynb #2c48dbaa
+# %% ../../nbs/144_reproduce.ipynb #b35b7255
 def against_stored(
     experiment: Experiment,
     lines: Sequence[Mapping[str, Any]],  # of a reproduction
@@ -229,7 +225,7 @@ def against_stored(
             )
     return said
 
-# %% ../../nbs/144_reproduce.ipynb #150204da
+# %% ../../nbs/144_reproduce.ipynb #db62298b
 def reproduce(
     experiment: str,
     /,

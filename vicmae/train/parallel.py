@@ -140,7 +140,7 @@ class ModelTask(Task):
         self.model.activation_checkpointing = activation_checkpointing
         if compile:
             for block in self.blocks():
-                block.compile()
+                block.compile(dynamic=False)
         if how == "fsdp" and world_size() > 1:
             shard(self.model, self.units(), self.entrances, device)
             self.forward = getattr(self.model, self.entrance)
