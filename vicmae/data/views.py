@@ -251,6 +251,11 @@ def make_views(
     return found
 
 # %% ../../nbs/013_views.ipynb #d0360d8e
+def _channels(values: Sequence[float], device: torch.device) -> torch.Tensor:  # float32 [C, 1, 1]
+    "A number for each channel, made on the device: copying it there would let the program wait."
+    return torch.stack([torch.full((1, 1), float(v), device=device) for v in values])
+
+
 MEAN = (0.485, 0.456, 0.406)  # ImageNet's, RGB, for values in [0, 1]
 STD = (0.229, 0.224, 0.225)
 
@@ -264,7 +269,7 @@ def normalize(
             f"normalize takes uint8 pixels, 0 to 255, not {views.dtype}: floats x in [0, 1] become "
             "such by (255 * x).round().to(torch.uint8)"
         )
-    mean, std = views.new_tensor((MEAN, STD), dtype=torch.float32)[..., None, None]
+    mean, std = (_channels(values, views.device) for values in (MEAN, STD))
     return views.float().mul_(1 / (255 * std)).sub_(mean / std)
 
 
@@ -272,5 +277,5 @@ def denormalize(
     views: torch.Tensor,  # float [..., 3, H, W], on any device
 ) -> torch.Tensor:  # float [..., 3, H, W]; images lie in [0, 1], predictions may leave it
     """The inverse of `normalize`, up to the division by 255."""
-    mean, std = views.new_tensor((MEAN, STD))[..., None, None]
+    mean, std = (_channels(values, views.device).to(views.dtype) for values in (MEAN, STD))
     return views * std + mean

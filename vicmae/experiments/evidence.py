@@ -6,7 +6,7 @@
 __all__ = ['stored_lines', 'values_of', 'Interval', 'mean_interval', 'compare', 'clear', 'Rank', 'spearman', 'table',
            'table_text', 'plot_table']
 
-# %% ../../nbs/143_evidence.ipynb #4697ae9b
+# %% ../../nbs/143_evidence.ipynb #57ae03a7
 import gzip
 import json
 import math
@@ -24,7 +24,7 @@ from .grids import Experiment
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# %% ../../nbs/143_evidence.ipynb #84c57bc3
+# %% ../../nbs/143_evidence.ipynb #49fb0822
 @cache
 def _shipped() -> tuple[dict[str, Any], ...]:
     "All lines that come with the package."
@@ -52,7 +52,7 @@ def values_of(
             found.setdefault(line["variant"], {})[line["seed"]] = value
     return found
 
-# %% ../../nbs/143_evidence.ipynb #3d3d15b7
+# %% ../../nbs/143_evidence.ipynb #c46e7925
 class Interval(NamedTuple):
     "A mean over seeds, with its 95 % interval; nan where one run tells of no spread."
 
@@ -84,7 +84,7 @@ def mean_interval(
     half = float(t.ppf(1 - 0.025 / family, freedom)) * spread / math.sqrt(runs)
     return Interval(mean, mean - half, mean + half, runs)
 
-# %% ../../nbs/143_evidence.ipynb #7ab92f98
+# %% ../../nbs/143_evidence.ipynb #d2d70698
 def compare(
     found: Mapping[str, Mapping[int, float]],  # variant -> seed -> value, see `values_of`
     baseline: str,
@@ -109,7 +109,7 @@ def clear(difference: Interval) -> int:
     "1 or -1: the interval lies above or below 0; 0: it does not tell."
     return int(difference.low > 0) - int(difference.high < 0)
 
-# %% ../../nbs/143_evidence.ipynb #6ed561d4
+# %% ../../nbs/143_evidence.ipynb #ca30714f
 class Rank(NamedTuple):
     "Spearman's rank correlation with a 95 % interval."
 
@@ -141,7 +141,7 @@ def spearman(
     low, high = np.quantile(drawn, (0.025, 0.975))
     return Rank(rho(x, y), float(low), float(high), n)
 
-# %% ../../nbs/143_evidence.ipynb #32142736
+# %% ../../nbs/143_evidence.ipynb #491257d3
 def table(
     experiment: Experiment,
     lines: Iterable[Mapping[str, Any]],
@@ -180,7 +180,7 @@ def table_text(
         text.append(f"{row['variant']:{wide}s}  {str(row['value']):22s} {difference:24s} {paper}")
     return "\n".join(line.rstrip() for line in text)
 
-# %% ../../nbs/143_evidence.ipynb #e467cccc
+# %% ../../nbs/143_evidence.ipynb #695c337f
 def plot_table(
     experiment: Experiment,
     lines: Sequence[Mapping[str, Any]],

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Item', 'items_of', 'stamp', 'run_items', 'against_stored', 'reproduce']
 
-# %% ../../nbs/144_reproduce.ipynb #1da6dfe3
+# %% ../../nbs/144_reproduce.ipynb #a00a9642
 import json
 import multiprocessing
 import os
@@ -27,7 +27,7 @@ from .grids import Experiment, get_experiment
 from ..media.records import read_rows, to_json
 from ..run.config import unknown
 
-# %% ../../nbs/144_reproduce.ipynb #b8c4929e
+# %% ../../nbs/144_reproduce.ipynb #64f3becd
 class Item(NamedTuple):
     "One run of a grid."
 
@@ -59,7 +59,7 @@ def items_of(
         for name in chosen
     ]
 
-# %% ../../nbs/144_reproduce.ipynb #2ed9c0f3
+# %% ../../nbs/144_reproduce.ipynb #88eff025
 def stamp() -> dict[str, Any]:
     "What else a line says of where it comes from: versions, and the commit if there is one."
     import torch
@@ -84,7 +84,7 @@ def _version(name: str) -> str:
     except PackageNotFoundError:
         return ""
 
-# %% ../../nbs/144_reproduce.ipynb #eaa2e33c
+# %% ../../nbs/144_reproduce.ipynb #37e86e2c
 _steps: Any = None  # steps done by each item of the grid, shared by all processes
 
 
@@ -114,7 +114,7 @@ def _work(index: int, item: Item, device: str, folder: str | None) -> dict[str, 
         return f"{item.variant}, seed {item.seed}: {error}"
     return {"experiment": item.experiment, "variant": item.variant, **found}
 
-# %% ../../nbs/144_reproduce.ipynb #f2a0dd80
+# %% ../../nbs/144_reproduce.ipynb #b207f69f
 def run_items(
     items: Sequence[Item],
     path: Path,  # of the lines; those of runs that are there are not done again
@@ -204,7 +204,7 @@ def _append(path: Path, line: Mapping[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
 
-# %% ../../nbs/144_reproduce.ipynb #b35b7255
+# %% ../../nbs/144_reproduce.ipynb #96da8757
 def against_stored(
     experiment: Experiment,
     lines: Sequence[Mapping[str, Any]],  # of a reproduction
@@ -225,7 +225,7 @@ def against_stored(
             )
     return said
 
-# %% ../../nbs/144_reproduce.ipynb #db62298b
+# %% ../../nbs/144_reproduce.ipynb #323b86ad
 def reproduce(
     experiment: str,
     /,
