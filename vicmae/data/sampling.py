@@ -59,7 +59,9 @@ class FrameRule:
 
     kind: str = "distant"  # same | continuous | gap | distant
     n: int = 2  # frames in one sample
-    delta: int = 0  # continuous: the others lie in (i, i + delta]; gap: at i + delta, i + 2 delta ...
+    delta: int = (
+        0  # continuous: the others lie in (i, i + delta]; gap: at i + delta, i + 2 delta ...
+    )
     window: str = "whole"  # distant: "whole", seconds ("2.0s") or source frames ("64")
 
     def __post_init__(self):
@@ -109,8 +111,7 @@ def parse_rule(
     if kind == "same" and not detail:
         return FrameRule(kind, n)
     raise BadValue(
-        f"frame rule {text!r}: write same, continuous:4, gap:4, distant, distant:2.0s or "
-        "distant:64"
+        f"frame rule {text!r}: write same, continuous:4, gap:4, distant, distant:2.0s or distant:64"
     )
 
 # %% ../../nbs/012_sampling.ipynb #17bf7e6c

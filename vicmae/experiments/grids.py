@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['EXPERIMENTS', 'Experiment', 'get_experiment']
 
-# %% ../../nbs/142_grids.ipynb #cd8f3238
+# %% ../../nbs/142_grids.ipynb #3093f616
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import BadValue
 from ..run.config import unknown
 
-# %% ../../nbs/142_grids.ipynb #ea33523b
+# %% ../../nbs/142_grids.ipynb #6967772e
 @dataclass(frozen=True)
 class Experiment:
     "A question, and the runs that answer it: one small recipe with one thing changed at a time."
@@ -103,7 +103,7 @@ _NO_COLOUR, _COLOUR = {"colour": False}, {"colour": True}
 _FLAT = {"spatial": False}
 _MIXED = {"clips": 3000, "pictures": 3000}
 
-# %% ../../nbs/142_grids.ipynb #3842ca68
+# %% ../../nbs/142_grids.ipynb #09ecb661
 EXPERIMENTS = _grid(
     Experiment(
         "frames",
@@ -201,10 +201,7 @@ EXPERIMENTS = _grid(
         "Mask ratio, temperature, batch, head, and more than two frames: what matters?",
         {
             "lab": {},
-            **{
-                f"mask {ratio:g}": {"mask_ratio": ratio}
-                for ratio in (0.25, 0.625, 0.75, 0.875)
-            },
+            **{f"mask {ratio:g}": {"mask_ratio": ratio} for ratio in (0.25, 0.625, 0.75, 0.875)},
             **{
                 f"mask {ratio:g}, contrast alone": {"mask_ratio": ratio, **_ALONE}
                 for ratio in (0.0, 0.25, 0.75)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Item', 'items_of', 'stamp', 'run_items', 'against_stored', 'reproduce']
 
-# %% ../../nbs/144_reproduce.ipynb #a00a9642
+# %% ../../nbs/144_reproduce.ipynb #1e97fbe0
 import json
 import multiprocessing
 import os
@@ -20,6 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..data.worldfiles import end_with_parent
 from ..errors import BadValue, UserError
 from .evidence import clear, compare, plot_table, stored_lines, table_text
 from .evidence import values_of
@@ -27,7 +28,7 @@ from .grids import Experiment, get_experiment
 from ..media.records import read_rows, to_json
 from ..run.config import unknown
 
-# %% ../../nbs/144_reproduce.ipynb #64f3becd
+# %% ../../nbs/144_reproduce.ipynb #db378312
 class Item(NamedTuple):
     "One run of a grid."
 
@@ -59,7 +60,7 @@ def items_of(
         for name in chosen
     ]
 
-# %% ../../nbs/144_reproduce.ipynb #88eff025
+# %% ../../nbs/144_reproduce.ipynb #3aa9f50d
 def stamp() -> dict[str, Any]:
     "What else a line says of where it comes from: versions, and the commit if there is one."
     import torch
@@ -84,7 +85,7 @@ def _version(name: str) -> str:
     except PackageNotFoundError:
         return ""
 
-# %% ../../nbs/144_reproduce.ipynb #37e86e2c
+# %% ../../nbs/144_reproduce.ipynb #4c211f90
 _steps: Any = None  # steps done by each item of the grid, shared by all processes
 
 
@@ -94,6 +95,7 @@ def _begin_worker(steps: Any, device: str) -> None:
     import torch
 
     _steps = steps
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     if device == "cuda":
@@ -114,7 +116,7 @@ def _work(index: int, item: Item, device: str, folder: str | None) -> dict[str, 
         return f"{item.variant}, seed {item.seed}: {error}"
     return {"experiment": item.experiment, "variant": item.variant, **found}
 
-# %% ../../nbs/144_reproduce.ipynb #b207f69f
+# %% ../../nbs/144_reproduce.ipynb #45a1994d
 def run_items(
     items: Sequence[Item],
     path: Path,  # of the lines; those of runs that are there are not done again
@@ -204,7 +206,7 @@ def _append(path: Path, line: Mapping[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
 
-# %% ../../nbs/144_reproduce.ipynb #96da8757
+# %% ../../nbs/144_reproduce.ipynb #0a469ede
 def against_stored(
     experiment: Experiment,
     lines: Sequence[Mapping[str, Any]],  # of a reproduction
@@ -225,7 +227,7 @@ def against_stored(
             )
     return said
 
-# %% ../../nbs/144_reproduce.ipynb #323b86ad
+# %% ../../nbs/144_reproduce.ipynb #c00534d3
 def reproduce(
     experiment: str,
     /,
@@ -251,7 +253,9 @@ def reproduce(
     """
     found = get_experiment(experiment)
     if seeds < 1 or jobs < 0 or steps < 0 or device not in ("cpu", "cuda"):
-        raise BadValue("give --seeds of 1 or more, --jobs and --steps of 0 or more, --device cpu or cuda")
+        raise BadValue(
+            "give --seeds of 1 or more, --jobs and --steps of 0 or more, --device cpu or cuda"
+        )
     changes = {"steps": steps} if steps else {}
     items = items_of(found, range(seeds), only, changes)
     path = Path(out, f"{experiment}.jsonl")

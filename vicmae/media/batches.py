@@ -289,7 +289,9 @@ class PairBatches(PlannedBatches):
                 later = batch["small"].setdefault(image.shape[-2:], [])
                 later.append((row, v, image, numbers, self.policies[kind]))
             else:
-                batch["views"][row, v] = make_view(image, rng, self.policies[kind], self.img_size, v)
+                batch["views"][row, v] = make_view(
+                    image, rng, self.policies[kind], self.img_size, v
+                )
             batch["noise"][row, v] = rng.random(self.num_patches, np.float32)
         batch["times"][row], batch["shift"][row] = times, shift
         batch["kind"][row], batch["video"][row] = kind, number
