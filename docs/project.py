@@ -14,7 +14,8 @@ PARTS = [("000", "Figures and errors"), ("010", "What is learned from"), ("020",
          ("080", "Pretraining"), ("090", "Evaluation"), ("100", "Fine-tuning"),
          ("120", "Seeing and touching"), ("130", "On a cluster"),
          ("140", "The laboratory"),
-         ("160", "Two doors: Python and the command"), ("170", "Why it works"), ("190", "Tutorials and solutions")]
+         ("160", "Two doors: Python and the command"), ("170", "Why it works"),
+         ("190", "Tutorials and solutions")]
 BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
 THUMBS = "nbs/images/thumbs"
 

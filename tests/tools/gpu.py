@@ -1,7 +1,8 @@
 """What only a graphics card can show: `bash tests/gpu.sh [FILE]` prints a line for each, in JSON.
 
-Every check is small; together they take about two minutes. A check that fails is told and does not
-stop the others; the exit code says whether one did. Speeds are of random pixels that lie on the card.
+Every check is small; together they take about two minutes. A check that fails is told and does
+not stop the others; the exit code says whether one did. Speeds are of random pixels on the card.
+Names as further arguments choose among the checks.
 """
 import contextlib
 import json
@@ -27,7 +28,8 @@ from vicmae.pretraining.recipes import debug, lab, paper_base_k400_in1k
 from vicmae.run.folder import RunFolder
 from vicmae.train.engine import autocast_for, train_step
 
-ROOT, CUDA = Path(__file__).resolve().parents[2], torch.device(os.environ.get("CHECK_ON", "cuda"))  # cpu: to try this script
+ROOT = Path(__file__).resolve().parents[2]
+CUDA = torch.device(os.environ.get("CHECK_ON", "cuda"))  # cpu: to try this script
 
 
 def batch_of(rows, size, patch, device, views=2):

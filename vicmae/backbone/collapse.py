@@ -69,7 +69,7 @@ def lidar(
     features: Tensor,  # [N, q, D] q frames or views of each of N clips
     floor: float = 1e-4,  # added to the scatter within clips (δ of the paper)
 ) -> float:  # 0 (all clips equal), 1 ... min(N - 1, D)
-    "Effective rank of a discriminant with the clip as class (LiDAR; Thilak et al., 2024, section 4)."
+    "Effective rank of a discriminant, the clip as class (LiDAR; Thilak et al., 2024, 4)."
     x = features.double().cpu()
     middle = x.mean(dim=1)
     apart, around = middle - middle.mean(dim=0), (x - middle[:, None]).flatten(0, 1)

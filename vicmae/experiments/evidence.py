@@ -6,7 +6,7 @@
 __all__ = ['stored_lines', 'values_of', 'trace_of', 'Interval', 'mean_interval', 'compare', 'clear', 'Rank', 'spearman', 'table',
            'table_text', 'plot_table']
 
-# %% ../../nbs/143_evidence.ipynb #e397f7c0
+# %% ../../nbs/143_evidence.ipynb #2e2fe0a8
 import gzip
 import json
 import math
@@ -24,7 +24,7 @@ from .grids import Experiment
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# %% ../../nbs/143_evidence.ipynb #1d6da71e
+# %% ../../nbs/143_evidence.ipynb #657d5041
 @cache
 def _shipped() -> tuple[dict[str, Any], ...]:
     "All lines that come with the package."
@@ -63,7 +63,7 @@ def trace_of(
     values = [[row.get(measure, math.nan) for row in trace] for trace in rows]
     return np.array([row["step"] for row in rows[0]]), np.array(values, float)
 
-# %% ../../nbs/143_evidence.ipynb #860c0994
+# %% ../../nbs/143_evidence.ipynb #63580840
 class Interval(NamedTuple):
     "A mean over seeds, with its 95 % interval; nan where one run tells of no spread."
 
@@ -82,7 +82,7 @@ def mean_interval(
     values: Sequence[float],  # of independent runs
     spread: float | None = None,  # standard deviation of a run, where it is known from others
     freedom: float | None = None,  # degrees of freedom of that
-    family: int = 1,  # comparisons that are made at once: each gets its share of the 5 % (Bonferroni)
+    family: int = 1,  # comparisons made at once, which share the 5 % (Bonferroni)
 ) -> Interval:
     "Student's t interval for a mean."
     from scipy.stats import t
@@ -95,12 +95,12 @@ def mean_interval(
     half = float(t.ppf(1 - 0.025 / family, freedom)) * spread / math.sqrt(runs)
     return Interval(mean, mean - half, mean + half, runs)
 
-# %% ../../nbs/143_evidence.ipynb #8b63c7c3
+# %% ../../nbs/143_evidence.ipynb #cd71846d
 def compare(
     found: Mapping[str, Mapping[int, float]],  # variant -> seed -> value, see `values_of`
     baseline: str,
 ) -> dict[str, Interval]:  # of the differences from the baseline; it is left out itself
-    "Each variant against the baseline: paired by seed, one pooled variance, corrected (Bonferroni)."
+    "Each variant against the baseline: paired by seed, pooled variance, Bonferroni."
     if baseline not in found:
         raise BadValue(f"no run of {baseline!r}, with which the others are compared")
     base = found[baseline]
@@ -120,7 +120,7 @@ def clear(difference: Interval) -> int:
     "1 or -1: the interval lies above or below 0; 0: it does not tell."
     return int(difference.low > 0) - int(difference.high < 0)
 
-# %% ../../nbs/143_evidence.ipynb #60a3085d
+# %% ../../nbs/143_evidence.ipynb #f9980ecf
 class Rank(NamedTuple):
     "Spearman's rank correlation with a 95 % interval."
 
@@ -152,7 +152,7 @@ def spearman(
     low, high = np.quantile(drawn, (0.025, 0.975))
     return Rank(rho(x, y), float(low), float(high), n)
 
-# %% ../../nbs/143_evidence.ipynb #e6c4fa72
+# %% ../../nbs/143_evidence.ipynb #9879e966
 def table(
     experiment: Experiment,
     lines: Iterable[Mapping[str, Any]],
@@ -191,7 +191,7 @@ def table_text(
         text.append(f"{row['variant']:{wide}s}  {str(row['value']):22s} {difference:24s} {paper}")
     return "\n".join(line.rstrip() for line in text)
 
-# %% ../../nbs/143_evidence.ipynb #8300d62c
+# %% ../../nbs/143_evidence.ipynb #685252b1
 def plot_table(
     experiment: Experiment,
     lines: Sequence[Mapping[str, Any]],

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['EXPERIMENTS', 'Experiment', 'get_experiment']
 
-# %% ../../nbs/142_grids.ipynb #3093f616
+# %% ../../nbs/142_grids.ipynb #231f1f50
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import BadValue
 from ..run.config import unknown
 
-# %% ../../nbs/142_grids.ipynb #6967772e
+# %% ../../nbs/142_grids.ipynb #a38b6cb8
 @dataclass(frozen=True)
 class Experiment:
     "A question, and the runs that answer it: one small recipe with one thing changed at a time."
@@ -103,7 +103,7 @@ _NO_COLOUR, _COLOUR = {"colour": False}, {"colour": True}
 _FLAT = {"spatial": False}
 _MIXED = {"clips": 3000, "pictures": 3000}
 
-# %% ../../nbs/142_grids.ipynb #09ecb661
+# %% ../../nbs/142_grids.ipynb #52b82c4d
 EXPERIMENTS = _grid(
     Experiment(
         "frames",

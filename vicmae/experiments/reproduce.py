@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Item', 'items_of', 'stamp', 'run_items', 'against_stored', 'reproduce']
 
-# %% ../../nbs/144_reproduce.ipynb #1e97fbe0
+# %% ../../nbs/144_reproduce.ipynb #2b9f7a86
 import json
 import multiprocessing
 import os
@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from importlib.metadata import version
@@ -28,7 +28,7 @@ from .grids import Experiment, get_experiment
 from ..media.records import read_rows, to_json
 from ..run.config import unknown
 
-# %% ../../nbs/144_reproduce.ipynb #db378312
+# %% ../../nbs/144_reproduce.ipynb #8c577ad0
 class Item(NamedTuple):
     "One run of a grid."
 
@@ -60,7 +60,7 @@ def items_of(
         for name in chosen
     ]
 
-# %% ../../nbs/144_reproduce.ipynb #3aa9f50d
+# %% ../../nbs/144_reproduce.ipynb #1d65cd0e
 def stamp() -> dict[str, Any]:
     "What else a line says of where it comes from: versions, and the commit if there is one."
     import torch
@@ -85,7 +85,7 @@ def _version(name: str) -> str:
     except PackageNotFoundError:
         return ""
 
-# %% ../../nbs/144_reproduce.ipynb #4c211f90
+# %% ../../nbs/144_reproduce.ipynb #89bb9a63
 _steps: Any = None  # steps done by each item of the grid, shared by all processes
 
 
@@ -116,14 +116,36 @@ def _work(index: int, item: Item, device: str, folder: str | None) -> dict[str, 
         return f"{item.variant}, seed {item.seed}: {error}"
     return {"experiment": item.experiment, "variant": item.variant, **found}
 
-# %% ../../nbs/144_reproduce.ipynb #45a1994d
+# %% ../../nbs/144_reproduce.ipynb #ad1229bd
+def _ended(
+    pool: ProcessPoolExecutor,
+    items: Sequence[Item],
+    todo: Sequence[int],  # numbers of the items
+    jobs: int,
+    device: str,
+    folder: str | None,
+    limit: float,
+) -> Iterator[tuple[int, dict[str, Any] | str] | None]:  # number, line or why not
+    "Runs as they end, and None every half second."
+    start, waiting, running = time.monotonic(), list(todo), {}
+    while waiting or running:
+        late = limit and time.monotonic() - start > limit
+        while waiting and len(running) < jobs and not late:
+            i = waiting.pop(0)
+            running[pool.submit(_work, i, items[i], device, folder)] = i
+        if not running:
+            return
+        for future in wait(running, 0.5, FIRST_COMPLETED)[0]:
+            yield running.pop(future), future.result()
+        yield None
+
+
 def run_items(
     items: Sequence[Item],
     path: Path,  # of the lines; those of runs that are there are not done again
     jobs: int = 0,  # processes; 0: one a core
     device: str = "cpu",  # cpu | cuda
     folder: str | None = None,  # of the films; None: ~/.cache/vicmae/lab
-    say: Callable[[str], None] = print,
     progress: bool = True,  # a bar on stderr
     limit: float = 0,  # seconds after which no run is begun; 0: no limit
 ) -> tuple[list[dict[str, Any]], list[str]]:  # lines of these items, and what went wrong
@@ -135,48 +157,35 @@ def run_items(
     path.parent.mkdir(parents=True, exist_ok=True)
     known = read_rows(path).rows
     done = {i: line for i, item in enumerate(items) for line in known if item.same(line)}
-    todo = [i for i in range(len(items)) if i not in done]
+    todo, wrong = [i for i in range(len(items)) if i not in done], []
     if done:
-        say(f"{len(done)} of {len(items)} runs are in {path}")
-    if not todo:
-        return [done[i] for i in sorted(done)], []
-    jobs = min(jobs or len(os.sched_getaffinity(0)), len(todo))
-    spawn, start, wrong = multiprocessing.get_context("spawn"), time.monotonic(), []
-    shared, marks = spawn.Array("i", len(items), lock=False), stamp()
+        print(f"{len(done)} of {len(items)} runs are in {path}")
+    jobs = min(jobs or len(os.sched_getaffinity(0)), max(len(todo), 1))
+    spawn, marks = multiprocessing.get_context("spawn"), stamp()
+    shared = spawn.Array("i", max(len(items), 1), lock=False)
     pool = ProcessPoolExecutor(jobs, spawn, _begin_worker, (shared, device))
-    bar = tqdm(total=1000 * len(todo), disable=not progress, bar_format=_BAR)
+    bar = tqdm(total=1000 * len(todo), disable=not (progress and todo), bar_format=_BAR)
     try:
-        worlds = {to_json(_world(items[i].changes)): items[i].changes for i in todo}
-        bar.set_postfix_str(f"drawing {len(worlds)} world(s)")
-        for changes in worlds.values():
+        for changes in {to_json(_world(items[i].changes)): items[i].changes for i in todo}.values():
+            bar.set_postfix_str("drawing a world")
             films_of(changes, folder)
-        waiting, running = list(todo), {}
-        while waiting or running:
-            late = limit and time.monotonic() - start > limit
-            while waiting and len(running) < jobs and not late:
-                i = waiting.pop(0)
-                running[pool.submit(_work, i, items[i], device, folder)] = i
-            if not running:
-                break
-            ended, _ = wait(running, 0.5, FIRST_COMPLETED)
-            for future in ended:
-                i, found = running.pop(future), future.result()
-                shared[i] = 1000
-                if isinstance(found, str):
-                    wrong.append(found)
-                    continue
-                done[i] = {**found, **marks}
-                _append(path, done[i])
+        for ended in _ended(pool, items, todo, jobs, device, folder, limit):
+            if ended and isinstance(ended[1], str):
+                wrong.append(ended[1])
+            elif ended:
+                done[ended[0]] = {**ended[1], **marks}
+                _append(path, done[ended[0]])
             bar.n = sum(shared[i] for i in todo)
             bar.set_postfix_str(f"{len(done)} of {len(items)} runs")
-            bar.refresh()
     except BrokenProcessPool:
         raise UserError(
             "a process of a run was killed, most often because memory ran out: fewer --jobs; "
             f"what is done is in {path}, and the same command goes on"
         ) from None
     except KeyboardInterrupt:
-        say(f"\nstopped: {len(done)} of {len(items)} runs are in {path}; the same command goes on")
+        print(
+            f"\nstopped: {len(done)} of {len(items)} runs are in {path}; the same command goes on"
+        )
         raise
     finally:
         bar.close()
@@ -206,7 +215,7 @@ def _append(path: Path, line: Mapping[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
 
-# %% ../../nbs/144_reproduce.ipynb #0a469ede
+# %% ../../nbs/144_reproduce.ipynb #1997c711
 def against_stored(
     experiment: Experiment,
     lines: Sequence[Mapping[str, Any]],  # of a reproduction
@@ -227,7 +236,7 @@ def against_stored(
             )
     return said
 
-# %% ../../nbs/144_reproduce.ipynb #c00534d3
+# %% ../../nbs/144_reproduce.ipynb #56c05a37
 def reproduce(
     experiment: str,
     /,
@@ -246,7 +255,7 @@ def reproduce(
         seeds: runs of each variant.
         only: names of variants, if not all.
         jobs: processes side by side; 0 is one a core.
-        out: folder; each run's line is added to EXPERIMENT.jsonl in it, and runs that are there are kept.
+        out: folder; each run's line is added to EXPERIMENT.jsonl in it, and kept.
         device: cpu or cuda.
         steps: of each run, if not those of the recipe lab.
         dry_run: say what would be done, and stop.
