@@ -6,7 +6,7 @@
 __all__ = ['stored_lines', 'values_of', 'trace_of', 'Interval', 'mean_interval', 'compare', 'clear', 'Rank', 'spearman', 'table',
            'table_text', 'plot_table']
 
-# %% ../../nbs/143_evidence.ipynb #2e2fe0a8
+# %% ../../nbs/143_evidence.ipynb #f4d48916
 import gzip
 import json
 import math
@@ -24,7 +24,7 @@ from .grids import Experiment
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# %% ../../nbs/143_evidence.ipynb #657d5041
+# %% ../../nbs/143_evidence.ipynb #e7a6222e
 @cache
 def _shipped() -> tuple[dict[str, Any], ...]:
     "All lines that come with the package."
@@ -63,7 +63,7 @@ def trace_of(
     values = [[row.get(measure, math.nan) for row in trace] for trace in rows]
     return np.array([row["step"] for row in rows[0]]), np.array(values, float)
 
-# %% ../../nbs/143_evidence.ipynb #63580840
+# %% ../../nbs/143_evidence.ipynb #bcee6c6a
 class Interval(NamedTuple):
     "A mean over seeds, with its 95 % interval; nan where one run tells of no spread."
 
@@ -95,7 +95,7 @@ def mean_interval(
     half = float(t.ppf(1 - 0.025 / family, freedom)) * spread / math.sqrt(runs)
     return Interval(mean, mean - half, mean + half, runs)
 
-# %% ../../nbs/143_evidence.ipynb #cd71846d
+# %% ../../nbs/143_evidence.ipynb #733520bd
 def compare(
     found: Mapping[str, Mapping[int, float]],  # variant -> seed -> value, see `values_of`
     baseline: str,
@@ -120,7 +120,7 @@ def clear(difference: Interval) -> int:
     "1 or -1: the interval lies above or below 0; 0: it does not tell."
     return int(difference.low > 0) - int(difference.high < 0)
 
-# %% ../../nbs/143_evidence.ipynb #f9980ecf
+# %% ../../nbs/143_evidence.ipynb #970c416e
 class Rank(NamedTuple):
     "Spearman's rank correlation with a 95 % interval."
 
@@ -152,7 +152,7 @@ def spearman(
     low, high = np.quantile(drawn, (0.025, 0.975))
     return Rank(rho(x, y), float(low), float(high), n)
 
-# %% ../../nbs/143_evidence.ipynb #9879e966
+# %% ../../nbs/143_evidence.ipynb #8e53ec2f
 def table(
     experiment: Experiment,
     lines: Iterable[Mapping[str, Any]],
@@ -191,7 +191,7 @@ def table_text(
         text.append(f"{row['variant']:{wide}s}  {str(row['value']):22s} {difference:24s} {paper}")
     return "\n".join(line.rstrip() for line in text)
 
-# %% ../../nbs/143_evidence.ipynb #685252b1
+# %% ../../nbs/143_evidence.ipynb #98a54737
 def plot_table(
     experiment: Experiment,
     lines: Sequence[Mapping[str, Any]],

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['EXPERIMENTS', 'Experiment', 'get_experiment']
 
-# %% ../../nbs/142_grids.ipynb #231f1f50
+# %% ../../nbs/142_grids.ipynb #f1f39c02
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import BadValue
 from ..run.config import unknown
 
-# %% ../../nbs/142_grids.ipynb #a38b6cb8
+# %% ../../nbs/142_grids.ipynb #4b3f09d9
 @dataclass(frozen=True)
 class Experiment:
     "A question, and the runs that answer it: one small recipe with one thing changed at a time."
@@ -103,7 +103,7 @@ _NO_COLOUR, _COLOUR = {"colour": False}, {"colour": True}
 _FLAT = {"spatial": False}
 _MIXED = {"clips": 3000, "pictures": 3000}
 
-# %% ../../nbs/142_grids.ipynb #52b82c4d
+# %% ../../nbs/142_grids.ipynb #f590a133
 EXPERIMENTS = _grid(
     Experiment(
         "frames",

@@ -6,7 +6,7 @@
 __all__ = ['ASKED', 'LEARNED', 'PENALTIES', 'CLIPS', 'APART', 'TRACED', 'LabConfig', 'lab_config', 'Reel', 'world_of', 'film',
            'films_of', 'Reels', 'judge', 'spread', 'hardware', 'Trace', 'train_lab', 'run_lab']
 
-# %% ../../nbs/141_lab.ipynb #0b1c09ac
+# %% ../../nbs/141_lab.ipynb #d98ca388
 import os
 import platform
 import time
@@ -35,7 +35,7 @@ from ..pretraining.recipes import PretrainConfig, lab
 from ..run.config import method
 from ..train.engine import autocast_for, pick_device, train, train_step
 
-# %% ../../nbs/141_lab.ipynb #476f522d
+# %% ../../nbs/141_lab.ipynb #b8a04e63
 @dataclass
 class LabConfig(PretrainConfig):
     "The recipe `lab`, and what else an experiment may change: the world, and the objective."
@@ -55,7 +55,7 @@ class LabConfig(PretrainConfig):
     ranks: int = method(1, low=1, high=1024)  # labels by the place in one of so many ranks
     mask_ratio: float = method(0.5, low=0, below=1)  # 0: nothing is hidden
 
-# %% ../../nbs/141_lab.ipynb #c2f5f6b4
+# %% ../../nbs/141_lab.ipynb #97981f44
 def lab_config(
     **changes: Any,  # of the values of `lab` and LabConfig
 ) -> LabConfig:
@@ -69,7 +69,7 @@ def lab_config(
     config.check()
     return config
 
-# %% ../../nbs/141_lab.ipynb #ed9a3b70
+# %% ../../nbs/141_lab.ipynb #d28528fb
 class Reel(NamedTuple):
     "Clips or pictures of one world in memory."
 
@@ -102,7 +102,7 @@ def _draw(seed: int, config: LabConfig, split: str, kind: str) -> tuple[np.ndarr
     made = render(scene, times, config.img_size)[0].transpose(0, 3, 1, 2)
     return np.ascontiguousarray(made), scene.object, scene.motion
 
-# %% ../../nbs/141_lab.ipynb #0c7228c3
+# %% ../../nbs/141_lab.ipynb #253ba36a
 def film(
     config: LabConfig,
     count: int,
@@ -135,7 +135,7 @@ def film(
     labels = np.load(known)["labels"]
     return Reel(np.load(path, mmap_mode="r"), labels[:, 0], labels[:, 1])
 
-# %% ../../nbs/141_lab.ipynb #c2748a01
+# %% ../../nbs/141_lab.ipynb #531ddbb0
 def films_of(
     changes: dict[str, Any],  # of the recipe `lab`
     folder: str | Path | None = None,  # see `film`
@@ -148,7 +148,7 @@ def films_of(
     learn = clips if config.clips >= LEARNED else film(config, LEARNED, folder=folder)
     return clips, pictures, learn, film(config, ASKED, "val", folder=folder)
 
-# %% ../../nbs/141_lab.ipynb #bc02ff1b
+# %% ../../nbs/141_lab.ipynb #c6f8c506
 class Reels:
     "Reels in the place of a `FrameCache`: samples that were decoded before anybody asked."
 
@@ -171,7 +171,7 @@ class Reels:
         "Where samples lie: all of them, in order."
         return np.arange(len(samples))
 
-# %% ../../nbs/141_lab.ipynb #9d1a3b45
+# %% ../../nbs/141_lab.ipynb #e2d0b99a
 ASKED, LEARNED = 2000, 3000  # clips of a probe: unseen individuals; to learn from
 PENALTIES = (1e-1, 1e-2, 1e-3, 1e-4)  # of the linear probe
 
@@ -190,7 +190,7 @@ def judge(
     found = {"knn": knn.value, "linear": linear.value, "low": linear.low, "high": linear.high}
     return {name: round(value, 4) for name, value in found.items()}
 
-# %% ../../nbs/141_lab.ipynb #1c2ac73f
+# %% ../../nbs/141_lab.ipynb #f17e52d9
 CLIPS, APART = 500, 4  # clips of the measures without labels, and frames of each
 
 
@@ -211,7 +211,7 @@ def spread(
     spectrum = [float(f"{value:.3g}") for value in some]
     return {name: float(f"{value:.4g}") for name, value in found.items()} | {"spectrum": spectrum}
 
-# %% ../../nbs/141_lab.ipynb #b7b74b44
+# %% ../../nbs/141_lab.ipynb #169aa331
 @cache
 def hardware(device: str = "cpu") -> str:
     "What a run was computed on, in words."
@@ -285,7 +285,7 @@ def train_lab(
     rate = partial(warmup_cosine, peak=peak, warmup=round(config.warmup * steps), total=steps)
     train(step_fn, batches(), optimizer, rate, 0, steps, log)
 
-# %% ../../nbs/141_lab.ipynb #bf4451f6
+# %% ../../nbs/141_lab.ipynb #5bf2d992
 def run_lab(
     changes: dict[str, Any],  # of the recipe `lab`
     seed: int = 0,

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OBJECTIVES', 'cosine_loss', 'vicreg_loss', 'epps_pulley', 'sigreg_loss', 'objective_model', 'ObjectiveTask']
 
-# %% ../../nbs/140_objectives.ipynb #b9386126
+# %% ../../nbs/140_objectives.ipynb #a1739534
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from ..model.vicmae import ViCMAE
 from ..pretraining.build import PretrainTask, build_model
 from ..pretraining.recipes import PretrainConfig
 
-# %% ../../nbs/140_objectives.ipynb #aa9d73f5
+# %% ../../nbs/140_objectives.ipynb #a798cd80
 def cosine_loss(
     p: Tensor,  # [B, V, d] predictions
     z: Tensor,  # [B, V, d] what they are compared with
@@ -30,7 +30,7 @@ def cosine_loss(
     others = ~torch.eye(views, dtype=torch.bool, device=z.device)
     return -(alike * others).sum(dim=(1, 2)).mean() / (views * (views - 1))
 
-# %% ../../nbs/140_objectives.ipynb #3949e4ce
+# %% ../../nbs/140_objectives.ipynb #14d6122b
 def vicreg_loss(
     z: Tensor,  # [B, V, d]
     covariance: float = 0.04,  # weight beside 1 for the other two; 1/25 in the paper
@@ -47,7 +47,7 @@ def vicreg_loss(
         total = total + (spread + covariance * off) * 2 / views
     return total
 
-# %% ../../nbs/140_objectives.ipynb #eb43ef27
+# %% ../../nbs/140_objectives.ipynb #ba2b6b92
 def epps_pulley(
     x: Tensor,  # [N, M] samples of M distributions
     points: int = 17,  # of the trapezoid rule
@@ -72,7 +72,7 @@ def sigreg_loss(
     shape = torch.stack([epps_pulley(view @ directions).mean() for view in z.unbind(1)]).mean()
     return (1 - share) * near + share * shape
 
-# %% ../../nbs/140_objectives.ipynb #59dca8a6
+# %% ../../nbs/140_objectives.ipynb #cfda063c
 OBJECTIVES = ("infonce", "simsiam", "align", "vicreg", "sigreg")
 
 

@@ -6,7 +6,7 @@
 __all__ = ['TABLES', 'SHAPES', 'Published', 'published', 'doubts', 'print_published', 'block_flops', 'pretraining_flops',
            'finetuning_flops', 'Cost', 'pretraining_cost', 'finetuning_cost']
 
-# %% ../../nbs/145_paper.ipynb #0761a726
+# %% ../../nbs/145_paper.ipynb #0c88b9ba
 import json
 from functools import cache
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from ..errors import BadValue
 from ..run.config import unknown
 
-# %% ../../nbs/145_paper.ipynb #2a309f61
+# %% ../../nbs/145_paper.ipynb #4998c87e
 @cache
 def _known() -> dict[str, Any]:
     "All of paper.json."
@@ -64,7 +64,7 @@ def print_published(table: str) -> None:
     for doubt in doubts(table):
         print(f"! {doubt['what']}")
 
-# %% ../../nbs/145_paper.ipynb #1e5c3d6d
+# %% ../../nbs/145_paper.ipynb #54131df5
 SHAPES = {"B": (768, 12), "L": (1024, 24)}  # width and depth of ViT-B and ViT-L
 
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Item', 'items_of', 'stamp', 'run_items', 'against_stored', 'reproduce']
 
-# %% ../../nbs/144_reproduce.ipynb #2b9f7a86
+# %% ../../nbs/144_reproduce.ipynb #5c9c5e06
 import json
 import multiprocessing
 import os
@@ -28,7 +28,7 @@ from .grids import Experiment, get_experiment
 from ..media.records import read_rows, to_json
 from ..run.config import unknown
 
-# %% ../../nbs/144_reproduce.ipynb #8c577ad0
+# %% ../../nbs/144_reproduce.ipynb #0031093f
 class Item(NamedTuple):
     "One run of a grid."
 
@@ -60,7 +60,7 @@ def items_of(
         for name in chosen
     ]
 
-# %% ../../nbs/144_reproduce.ipynb #1d65cd0e
+# %% ../../nbs/144_reproduce.ipynb #c5eff8ef
 def stamp() -> dict[str, Any]:
     "What else a line says of where it comes from: versions, and the commit if there is one."
     import torch
@@ -85,7 +85,7 @@ def _version(name: str) -> str:
     except PackageNotFoundError:
         return ""
 
-# %% ../../nbs/144_reproduce.ipynb #89bb9a63
+# %% ../../nbs/144_reproduce.ipynb #3c6398cd
 _steps: Any = None  # steps done by each item of the grid, shared by all processes
 
 
@@ -116,7 +116,7 @@ def _work(index: int, item: Item, device: str, folder: str | None) -> dict[str, 
         return f"{item.variant}, seed {item.seed}: {error}"
     return {"experiment": item.experiment, "variant": item.variant, **found}
 
-# %% ../../nbs/144_reproduce.ipynb #ad1229bd
+# %% ../../nbs/144_reproduce.ipynb #a97e7bcb
 def _ended(
     pool: ProcessPoolExecutor,
     items: Sequence[Item],
@@ -215,7 +215,7 @@ def _append(path: Path, line: Mapping[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
 
-# %% ../../nbs/144_reproduce.ipynb #1997c711
+# %% ../../nbs/144_reproduce.ipynb #0f7461ee
 def against_stored(
     experiment: Experiment,
     lines: Sequence[Mapping[str, Any]],  # of a reproduction
@@ -236,7 +236,7 @@ def against_stored(
             )
     return said
 
-# %% ../../nbs/144_reproduce.ipynb #56c05a37
+# %% ../../nbs/144_reproduce.ipynb #bee647f1
 def reproduce(
     experiment: str,
     /,
