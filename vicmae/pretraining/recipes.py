@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['RECIPES', 'PretrainConfig', 'ledger', 'source_of', 'debug', 'tiny', 'lab', 'tiny64', 'small', 'paper_base_k400_in1k',
-           'paper_base_k710_mit_in1k', 'paper_large_k400_in1k', 'paper_large_k710_mit_in1k', 'paper_ablation_base',
-           'authors_code_base', 'get_recipe', 'read_recipe', 'describe']
+           'paper_base_k710_mit_in1k', 'paper_large_k400_in1k', 'paper_large_k710_mit_in1k', 'paper_large_k400',
+           'paper_large_mit', 'paper_base_in1k', 'paper_ablation_base', 'authors_code_base', 'get_recipe',
+           'read_recipe', 'describe']
 
 # %% ../../nbs/080_recipes.ipynb #1d4a31ba
 import json
@@ -240,6 +241,21 @@ def paper_large_k710_mit_in1k() -> PretrainConfig:
     return replace(paper_large_k400_in1k(), recipe="paper_large_k710_mit_in1k")
 
 
+def paper_large_k400() -> PretrainConfig:
+    "ViT-L/16 on Kinetics-400 alone (Table 1: 85.0 IN1K, 85.1 K400)."
+    return replace(paper_large_k400_in1k(), recipe="paper_large_k400")
+
+
+def paper_large_mit() -> PretrainConfig:
+    "ViT-L/16 on Moments in Time alone (Table 1: 85.3 IN1K, 84.9 K400)."
+    return replace(paper_large_k400_in1k(), recipe="paper_large_mit")
+
+
+def paper_base_in1k() -> PretrainConfig:
+    "ViT-B/16 on ImageNet-1K alone (section 5.2: 74.0 linear on IN1K, 800 epochs)."
+    return replace(paper_base_k400_in1k(), recipe="paper_base_in1k")
+
+
 def paper_ablation_base() -> PretrainConfig:
     "ViT-B/16, 400 epochs: the base of Tables 3a (--frames), 3b (--pool), 3c (--colour, --spatial)."
     return replace(paper_base_k400_in1k(), recipe="paper_ablation_base", epochs=400.0)
@@ -273,6 +289,9 @@ RECIPES: dict[str, Callable[[], PretrainConfig]] = {
         paper_base_k710_mit_in1k,
         paper_large_k400_in1k,
         paper_large_k710_mit_in1k,
+        paper_large_k400,
+        paper_large_mit,
+        paper_base_in1k,
         paper_ablation_base,
         authors_code_base,
     )
