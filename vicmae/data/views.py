@@ -137,15 +137,18 @@ def change_colour(
 
 # %% ../../nbs/013_views.ipynb #ea0dbdea
 def resize(
-    image: torch.Tensor,  # uint8 [3, H, W]
+    image: torch.Tensor,  # uint8 [..., 3, H, W]
     size: int,  # S, pixels
-) -> torch.Tensor:  # uint8 [3, S, S]
+) -> torch.Tensor:  # uint8 [..., 3, S, S]
     """torchvision's `resize_image` to a square: the same kernel, a third of the time around it."""
     if image.shape[-2:] == (size, size):
         return image
-    if not _NATIVE or image.device.type != "cpu":
+    native = _NATIVE and image.device.type == "cpu" and image.dtype == torch.uint8
+    if not native or not image.numel():
         return F.resize_image(image, [size, size], antialias=True)
-    return interpolate(image[None], (size, size), mode="bilinear", antialias=True)[0]
+    rows = image.reshape(-1, *image.shape[-3:])
+    made = interpolate(rows, (size, size), mode="bilinear", antialias=True)
+    return made.reshape(*image.shape[:-2], size, size)
 
 
 def center_view(
