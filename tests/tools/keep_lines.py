@@ -3,6 +3,7 @@
 Lines of experiments, variants and changes that the package knows are added to those that it has; a
 line that is there already (experiment, variant, seed) is replaced. --commit NAME is noted on lines
 that name none (made from a copy without its history).
+--back FOLDER writes the lines of the package as FOLDER/EXPERIMENT.jsonl, for reproduce to go on with.
 """
 import gzip
 import json
@@ -14,8 +15,19 @@ from vicmae.experiments.grids import EXPERIMENTS
 KEPT = Path(__file__).resolve().parents[2] / "vicmae" / "experiments" / "lines.jsonl.gz"
 
 
+def back(folder):
+    "The other way."
+    folder.mkdir(parents=True, exist_ok=True)
+    with gzip.open(KEPT, "rt", encoding="utf-8") as file:
+        for text in file.read().splitlines():
+            with open(folder / f"{json.loads(text)['experiment']}.jsonl", "a") as out:
+                out.write(text + "\n")
+
+
 def main(args):
     "Merge, sort, write; say how many of each."
+    if "--back" in args:
+        return back(Path(args[args.index("--back") + 1]))
     commit = args.pop(args.index("--commit") + 1) if "--commit" in args else ""
     files = [name for name in args if name != "--commit"]
     found = {}
