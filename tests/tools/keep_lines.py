@@ -3,7 +3,7 @@
 Lines of experiments, variants and changes that the package knows are added to those that it has; a
 line that is there already (experiment, variant, seed) is replaced. --commit NAME is noted on lines
 that name none (made from a copy without its history).
---back FOLDER writes the lines of the package as FOLDER/EXPERIMENT.jsonl, for reproduce to go on with.
+--back FOLDER writes those of the package as FOLDER/EXPERIMENT.jsonl, to be gone on with.
 """
 import gzip
 import json
