@@ -16,9 +16,11 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from vicmae.errors import UserError
+from vicmae.experiments import lab
 from vicmae.experiments.grids import get_experiment
 from vicmae.experiments.reproduce import items_of, run_items
 SHORT = {"clips": 64, "num_frames": 2, "steps": 6, "batch_size": 32, "img_size": 16}
+lab.ASKED, lab.LEARNED, lab.CLIPS = 60, 60, 30  # here and in the workers, which import this file
 if __name__ == "__main__":
     folder, more = Path(sys.argv[1]), eval(sys.argv[2])
     items = items_of(get_experiment("frames"), range(2), ["same", "distant"], {**SHORT, **more})

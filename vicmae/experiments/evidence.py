@@ -141,16 +141,16 @@ def spearman(
     "Spearman's ρ; the interval by drawing the runs again."
     from scipy.stats import rankdata
 
+    def rho(a: np.ndarray, b: np.ndarray) -> np.ndarray:  # of each row
+        a, b = (rankdata(rows, axis=1) for rows in (a, b))
+        a, b = (rows - rows.mean(axis=1, keepdims=True) for rows in (a, b))
+        size = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
+        return (a * b).sum(axis=1) / np.where(size > 0, size, 1)
+
     x, y = np.asarray(x, float), np.asarray(y, float)
-
-    def rho(a: np.ndarray, b: np.ndarray) -> float:
-        a, b = rankdata(a), rankdata(b)
-        return float(np.corrcoef(a, b)[0, 1]) if a.std() and b.std() else 0.0
-
-    rng, n = draw(0, 0, view=Stream.BOOTSTRAP), len(x)
-    drawn = [rho(x[i], y[i]) for i in rng.integers(n, size=(again, n))]
-    low, high = np.quantile(drawn, (0.025, 0.975))
-    return Rank(rho(x, y), float(low), float(high), n)
+    again = draw(0, 0, view=Stream.BOOTSTRAP).integers(len(x), size=(again, len(x)))
+    low, high = np.quantile(rho(x[again], y[again]), (0.025, 0.975))
+    return Rank(float(rho(x[None], y[None])[0]), float(low), float(high), len(x))
 
 # %% ../../nbs/143_evidence.ipynb #8e53ec2f
 def table(
