@@ -34,7 +34,7 @@ SLOW = {
                    "a_signal_during_decoding[2 the_data_goes_away[2 the_data_goes_away[0-2 "
                    "one_rank_has_no_data a_helping_process_is_killed[decodes "
                    "a_clock_that_jumps ranks_and_workers_may_change sharded_on_two",
-    "test_reproduce": "what_is_done_when_it_ends_early a_killed_worker",
+    "test_reproduce": "what_is_done_when_it_ends_early a_killed_worker a_run_that_fails",
     "test_pretrain": "killed_at_any_moment workers_change_nothing[2 a_damaged_checkpoint "
                      "a_signal_saves bad_files_do_not_stop_it[memory",
     "test_finetune": "killed_and_resumed_it_is_the_same_run[15 two_ranks_are_one[more1 "
