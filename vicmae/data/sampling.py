@@ -59,9 +59,7 @@ class FrameRule:
 
     kind: str = "distant"  # same | continuous | gap | distant
     n: int = 2  # frames in one sample
-    delta: int = (
-        0  # continuous: the others lie in (i, i + delta]; gap: at i + delta, i + 2 delta ...
-    )
+    delta: int = 0  # continuous: the others lie in (i, i + delta]; gap: delta from one to the next
     window: str = "whole"  # distant: "whole", seconds ("2.0s") or source frames ("64")
 
     def __post_init__(self):

@@ -23,7 +23,7 @@ from ..pretraining.recipes import PretrainConfig, lab, paper_ablation_base
 from ..run.config import check_values
 
 # %% ../../nbs/145_jobs.ipynb #2fc3f190
-SIZES = ("batch_size", "steps", "blr", "lam")  # they belong to the recipe, and not to the question
+SIZES = ("batch_size", "steps", "blr")  # they belong to the recipe, and not to the question
 
 
 class Job(NamedTuple):
@@ -57,7 +57,7 @@ def paper_jobs(
     "The variants of an experiment as pretrainings of the paper's ablation recipe."
     known, jobs, left = {f.name for f in fields(PretrainConfig)}, [], {}
     for variant, changes in experiment.variants.items():
-        odd = [n for n in changes if n not in known or n in SIZES and n != "lam"]
+        odd = [n for n in changes if n not in known or n in SIZES]
         odd += ["mask_ratio = 0"] * (changes.get("mask_ratio") == 0)
         window = str(changes.get("frames", "")).startswith("distant:")
         odd += [f"frames = {changes['frames']} in a clip of 16"] if window else []

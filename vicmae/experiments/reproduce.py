@@ -224,11 +224,11 @@ def against_stored(
     measure: str = "linear",
 ) -> list[str]:  # a sentence for each stored difference that is clear
     "Do the differences that the stored runs are sure of have the same sign here?"
-    stored = compare(values_of(stored_lines(experiment.name), measure), experiment.baseline)
-    here = values_of(lines, measure)
-    if experiment.baseline not in here:
+    found, here = values_of(stored_lines(experiment.name), measure), values_of(lines, measure)
+    if experiment.baseline not in found or experiment.baseline not in here:
         return []
-    mine, said = compare(here, experiment.baseline), []
+    stored, mine = (compare(runs, experiment.baseline) for runs in (found, here))
+    said = []
     for name, difference in stored.items():
         if clear(difference) and name in mine:
             same = mine[name].mean * difference.mean > 0

@@ -170,7 +170,7 @@ def tiny() -> PretrainConfig:
 
 
 def lab() -> PretrainConfig:
-    "Two or three minutes on one core: what experiments change one thing of (vicmae reproduce)."
+    "Three or four minutes on one core: what experiments change one thing of (vicmae reproduce)."
     return replace(
         tiny(),
         recipe="lab",
