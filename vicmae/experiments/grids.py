@@ -26,6 +26,7 @@ class Experiment:
     main: tuple[str, ...] = ()  # variants that have 5
     paper: Mapping[str, float] = field(default_factory=dict)  # variant -> the paper's number
     source: str = ""  # where those stand
+    measures: tuple[str, ...] = ()  # besides those that all have, see MEASURES of 141_lab
 
 
 def _grid(*experiments: Experiment) -> dict[str, Experiment]:
@@ -102,6 +103,7 @@ def _gaps() -> dict[str, dict[str, Any]]:
 _NO_COLOUR, _COLOUR = {"colour": False}, {"colour": True}
 _FLAT = {"spatial": False}
 _MIXED = {"clips": 3000, "pictures": 3000}
+_LONGER = {"steps": 4500}
 
 # %% ../../nbs/142_grids.ipynb #f590a133
 EXPERIMENTS = _grid(
@@ -177,6 +179,7 @@ EXPERIMENTS = _grid(
         "What do wrong negatives and wrong labels cost?",
         {
             "one pair a video": {},
+            "one pair, half a clip": {"frames": "distant:8"},
             "2 pairs, aware": {"pairs_per_video": 2, "frames": "distant:8"},
             "2 pairs, all negative": {
                 "pairs_per_video": 2,
@@ -244,6 +247,20 @@ EXPERIMENTS = _grid(
         },
         "6,000 clips",
         2,
+        measures=("pictures", "motion"),
+    ),
+    Experiment(
+        "longer",
+        "What happens later, and does a number without labels follow a run on its way?",
+        {
+            "both": _LONGER,
+            "same frame": {"frames": "same", **_LONGER},
+            "contrast": {**_ALONE, **_LONGER},
+            "reconstruction": {"lam": 0.0, **_LONGER},
+        },
+        "both",
+        2,
+        measures=("course",),
     ),
 )
 
