@@ -113,6 +113,9 @@ def test_killed_at_any_moment_and_resumed_it_is_the_same_run(few, whole, tmp_pat
     done = pretrain(out, *args, data=few)
     assert done.returncode == 0, done.stderr
     assert curve(out) == curve(whole)  # bit for bit, no step twice, none missing
+    evals = RunFolder(out).evals()
+    assert [row["step"] for row in evals] == list(range(4, 25, 4))
+    assert evals[-1] == RunFolder(whole).evals()[-1]
     again = pretrain(out, *args, data=few)  # a finished run
     assert again.returncode == 0 and curve(out) == curve(whole)
     weights = [load_model(run).state_dict() for run in (out, whole)]
@@ -177,6 +180,9 @@ def test_two_processes(few, tmp_path):
     assert pretrain(tmp_path / "one", *args, data=few).returncode == 0
     for one, two in zip(curve(tmp_path / "one"), curve(tmp_path / "two")):
         assert one == pytest.approx(two, rel=5e-4)
+    one, two = (RunFolder(tmp_path / name).evals() for name in ("one", "two"))  # without labels
+    assert [row["step"] for row in one] == [3] and one[0]["align_uniform"] < 2
+    assert one == [pytest.approx(row, rel=1e-3) for row in two]
 
 
 def test_a_run_is_not_overwritten(few, whole, tmp_path):

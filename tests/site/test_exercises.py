@@ -25,10 +25,7 @@ def has_module(path: Path) -> bool:
 # Doors, where there is nothing to work out, and notebooks whose neighbour has exercises on both.
 WITHOUT = ("007_errors", "009_charts", "011_worldfiles", "031_packets", "063_session",
            "073_feature_store", "075_vectors", "090_layouts", "096_transfer", "104_build",
-           "121_film", "160_front_door",
-           # of the laboratory, whose experiments are still being run: no solutions yet
-           "140_objectives", "141_lab", "142_grids", "143_evidence", "144_paper", "145_jobs",
-           "146_reproduce")
+           "121_film", "160_front_door")
 NOTEBOOKS = [p for p in sorted(NBS.glob("[0-9]*.ipynb")) if has_module(p) and p.stem not in WITHOUT]
 SOLUTIONS = [p for p in sorted(NBS.glob("[0-9]*.ipynb")) if "_solutions_" in p.stem]
 SPECS = [pytest.param(path, id=path.stem) for path in NOTEBOOKS]

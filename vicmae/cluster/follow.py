@@ -291,9 +291,10 @@ def _late_facts(reader: RunReader, pace: float) -> list[str]:
         if reader.state == "running" and quiet > max(60, 20 * np.nan_to_num(pace)):
             facts.append(f"no step for {duration(quiet)}: is it alive?")
     for key, name in (("knn", "kNN"), ("score", "test")):
-        values = reader.evals[key]
-        if len(values) and np.isfinite(values[-1]):
-            facts.append(f"{name} {values[-1]:.3f} at step {reader.evals['step'][-1]:,.0f}")
+        known = np.flatnonzero(np.isfinite(reader.evals[key]))  # other rows hold other numbers
+        if len(known):
+            value, step = (reader.evals[column][known[-1]] for column in (key, "step"))
+            facts.append(f"{name} {value:.3f} at step {step:,.0f}")
     if reader.state in ("preempted", "stopped", "failed") and reader.status.get("reason"):
         shown = (c if c.isprintable() else " " for c in str(reader.status["reason"])[:500])
         facts.append("".join(shown))  # the file may hold anything, a terminal's codes too

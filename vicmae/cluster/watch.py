@@ -41,6 +41,7 @@ PANELS = {  # name in metrics.jsonl or evals.jsonl -> title
     "pairs_per_s": "pairs/s",
     "samples_per_s": "samples/s",
     "rank": "rank of features",
+    "align_uniform": "alignment + uniformity",
     "knn": "kNN accuracy",
     "data_s": "s waiting for data",
     "std": "std of features",

@@ -231,9 +231,11 @@ class Trainer:
             f.write(to_json({"step": step, "files": files}) + "\n")
 
     def note_eval(self, row: dict) -> None:
-        "Add a row of accuracies to the run and the trackers; of a step that is there, replace."
+        "Add numbers of a step to the run and the trackers; what the step has already is kept."
         if rank() == 0:
-            write_rows(self.run.evals_file, [*self.run.evals(row["step"] - 1), row])
+            rows = self.run.evals(row["step"])
+            same = rows.pop() if rows and rows[-1]["step"] == row["step"] else {}
+            write_rows(self.run.evals_file, [*rows, same | row])
             self.track(row)
 
     def save(self, step: int) -> None:
