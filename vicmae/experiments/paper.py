@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TABLES', 'SHAPES', 'Published', 'published', 'doubts', 'print_published', 'block_flops', 'pretraining_flops',
-           'finetuning_flops', 'Cost', 'pretraining_cost', 'finetuning_cost']
+           'finetuning_flops', 'detection_flops', 'Cost', 'pretraining_cost', 'finetuning_cost']
 
 # %% ../../nbs/144_paper.ipynb #0c88b9ba
 import json
@@ -83,6 +83,13 @@ def finetuning_flops(model: str, frames: int = 1) -> float:
     return 3 * block_flops(1 + 196 * max(frames // 2, 1), *SHAPES[model])
 
 
+def detection_flops(model: str) -> float:
+    "Of one picture of 1,024 pixels: windows of 14 x 14, four global blocks; without ViTDet's heads."
+    width, depth = SHAPES[model]
+    windows = (1024 / 16 / 14) ** 2
+    return 3 * (windows * block_flops(196, width, depth) + 4 * 4.0 * 4096**2 * width)
+
+
 class Cost(NamedTuple):
     "What a training takes."
 
@@ -110,12 +117,13 @@ def pretraining_cost(
 
 def finetuning_cost(
     model: str,  # B | L
-    data: str,  # IN1K, K400, Places-365, SSv2
+    data: str,  # IN1K, K400, Places-365, SSv2, COCO
 ) -> Cost:
     "The same for a fine-tuning, assuming the operations a second of the pretraining."
     rate = next(t for t in _known()["throughput"] if t["model"] == model)
     job = next(job for job in _known()["finetuning"] if job["data"] == data)
     twice = 2 if data == "K400" else 1
-    total = job["samples"] * job["epochs"][model] * twice * finetuning_flops(model, job["frames"])
+    each = finetuning_flops(model, job["frames"]) if data != "COCO" else detection_flops(model)
+    total = job["samples"] * job["epochs"][model] * twice * each
     speed = rate["per_second"] * pretraining_flops(model)
     return Cost(total / speed / 3600, "assumed", rate["card"])

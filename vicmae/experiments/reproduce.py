@@ -294,8 +294,8 @@ def reproduce(
     """Run an experiment of the notebooks again: one small recipe, one thing changed at a time.
 
     Args:
-        experiment: frames, gaps, objectives, schedule, pool, views, negatives, knobs, data or
-            longer.
+        experiment: frames, gaps, objectives, alone, schedule, pool, views, negatives, knobs,
+            data or longer.
         seeds: runs of each variant.
         only: names of variants, if not all.
         jobs: processes side by side; 0 is one a core.
