@@ -109,7 +109,8 @@ def notebook_map(
     "The map of all notebooks in Markdown: a line a part, a link a notebook."
     lines = []
     for part, members in parts(every).items():
-        links = [f"[{page.stem.replace('_', ' ')}](../nbs/{page.stem}.ipynb)" for page in members]
+        names = [page.stem.replace("_solutions_", "_").replace("_", " ") for page in members]
+        links = [f"[{name}](../nbs/{page.stem}.ipynb)" for name, page in zip(names, members)]
         rooms = {page.module.rpartition(".")[0] for page in members} - {""}
         room = f" (`{rooms.pop()}/`)" if len(rooms) == 1 else ""
         lines.append(f"- **{part}**{room}: {' · '.join(links)}")

@@ -136,6 +136,7 @@ def plot_curves(
     ylabel: str,
     title: str | None = None,
     logy: bool = False,
+    logx: bool = False,
     hlines: Any = None,  # name -> height of a dashed line; or heights without names
     smooth: int = 0,  # draw the mean over the last so many points; the points stay, pale
 ) -> "Figure":
@@ -161,6 +162,8 @@ def plot_curves(
     _finish(ax, xlabel, ylabel, title, legend=len(curves) > 1 or bool(hlines))
     if logy:
         ax.set_yscale("log")
+    if logx:
+        ax.set_xscale("log")
     return fig
 
 

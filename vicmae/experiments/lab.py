@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['ASKED', 'LEARNED', 'PENALTIES', 'CLIPS', 'APART', 'FILMED', 'TRACED', 'MEASURES', 'LabConfig', 'lab_config', 'Reel',
-           'world_of', 'film', 'films_of', 'Reels', 'judge', 'spread', 'judge_motion', 'hardware', 'Trace', 'train_lab',
-           'run_lab']
+           'world_of', 'film', 'films_of', 'Reels', 'judge', 'spread', 'judge_motion', 'hardware', 'one_thread',
+           'Trace', 'train_lab', 'run_lab']
 
 # %% ../../nbs/141_lab.ipynb #d98ca388
 import os
 import platform
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache, partial
 from pathlib import Path
@@ -248,7 +249,21 @@ def hardware(device: str = "cpu") -> str:
     if os.path.exists("/proc/cpuinfo"):
         lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
         name = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), name)
-    return f"{name}, {torch.get_num_threads()} thread"
+    return f"{name}, 1 thread"
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    "Matrices this small gain nothing from a second thread, and their last digits depend on it."
+    from threadpoolctl import threadpool_limits
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):  # of the probe's matrices, too
+            yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class Trace:
@@ -309,6 +324,7 @@ def train_lab(
     train(step_fn, batches(), optimizer, rate, 0, steps, log)
 
 # %% ../../nbs/141_lab.ipynb #5bf2d992
+@one_thread()
 def run_lab(
     changes: dict[str, Any],  # of the recipe `lab`
     seed: int = 0,
