@@ -87,6 +87,8 @@ def _schedules() -> dict[str, dict[str, Any]]:
     for start in (0.1, 0.3, 0.5):
         step = {"lam_schedule": "step", "lam_start": start, "lam_length": 0.0}
         found[f"step at {start:.0%}"] = step
+    for name in ("cosine over 5%", "cosine over 50%", "step at 30%"):
+        found[f"λ = 3, {name}"] = {**found[name], "lam": 3.0}
     return found
 
 
