@@ -212,7 +212,7 @@ class DistantFrames(Callback):
         self.clips = clips[:: max(len(clips) // CLIPS, 1)][:CLIPS]
         self.images, self.step = None, 0
 
-    def on_save(self, trainer: Trainer, step: int) -> None:
+    def on_saved(self, trainer: Trainer, step: int) -> None:
         "One number, beside the accuracies."
         if len(self.clips) < FEWEST or step == self.step:
             return
@@ -224,6 +224,10 @@ class DistantFrames(Callback):
             if np.isfinite(value):
                 trainer.note_eval({"step": step, "align_uniform": round(value, 6)})
         self.step = step
+
+    def on_end(self, trainer: Trainer, step: int) -> None:
+        "And at the end, whether or not that is a regular checkpoint."
+        self.on_saved(trainer, step)
 
     def _read(self, trainer: Trainer) -> Tensor:  # uint8 [N, 2, 3, S, S]
         "The frames; each rank reads its share of the clips, and all get all."

@@ -55,6 +55,9 @@ class Callback:
     def on_save(self, trainer: "Trainer", step: int) -> None:
         "Before a checkpoint is written."
 
+    def on_saved(self, trainer: "Trainer", step: int) -> None:
+        "After one of the regular checkpoints: what takes time, and must not keep a run from saving."
+
     def on_end(self, trainer: "Trainer", step: int) -> None:
         "All steps are done and saved."
 
@@ -171,6 +174,7 @@ class Trainer:
     def train(self) -> Ended:
         "Run the engine from where the run stands."
         config, pin = self.config, self.device.type == "cuda"
+        every = config.checkpoint_every
         loader = make_loader(self.data, self.start, self.steps, config.num_workers, pin)
         step_fn = partial(
             train_step,
@@ -195,7 +199,7 @@ class Trainer:
                 self.start,
                 self.steps,
                 partial(self.log, show),
-                [(1, self.after_step), (config.checkpoint_every, self.save)],
+                [(1, self.after_step), (every, self.save), (every, self.after_save)],
                 self.here.stop,
                 self.before_step,
             )
@@ -216,6 +220,11 @@ class Trainer:
         "Whoever wants to do something after a step."
         for callback in self.callbacks:
             callback.on_step(self, self.row)
+
+    def after_save(self, step: int) -> None:
+        "Whoever wants to do something when a checkpoint is safe."
+        for callback in self.callbacks:
+            callback.on_saved(self, step)
 
     def log(self, show: Callable[[dict], None], row: dict) -> None:
         "One step's numbers, to the file and to the bar."
