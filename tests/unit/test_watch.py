@@ -155,7 +155,8 @@ def test_damage_is_passed_over(tmp_path):
     (tmp_path / "run" / "metrics.jsonl").write_text(damaged)
     (tmp_path / "run" / "status.json").write_text('{"state": "runn')
     (tmp_path / "run" / "evals.jsonl").write_bytes(
-        b"\xff\xfe\n" + text([{"step": 9, "knn": 0.5}, {"step": 12, "align_uniform": -1.0}]).encode()
+        b"\xff\xfe\n"
+        + text([{"step": 9, "knn": 0.5}, {"step": 12, "align_uniform": -1.0}]).encode()
     )
     reader.poll()
     assert reader.metrics["step"].tolist() == list(range(1, 201))

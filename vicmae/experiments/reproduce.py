@@ -73,7 +73,8 @@ def shared_lines(
         for measures, line in known.get((_all_values(item.changes), item.seed), {}).items():
             if set(asked) <= set(measures):
                 mine = {"experiment": item.experiment, "variant": item.variant}
-                mine["changes"], mine["run_of"] = item.changes, line["experiment"]
+                mine["changes"] = item.changes
+                mine["run_of"] = line.get("run_of", line["experiment"])
                 found[i] = {**line, **mine}
     return found
 

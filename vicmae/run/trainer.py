@@ -56,7 +56,7 @@ class Callback:
         "Before a checkpoint is written."
 
     def on_saved(self, trainer: "Trainer", step: int) -> None:
-        "After one of the regular checkpoints: what takes time, and must not keep a run from saving."
+        "After a regular checkpoint: what takes time, and must not keep a run from saving."
 
     def on_end(self, trainer: "Trainer", step: int) -> None:
         "All steps are done and saved."
