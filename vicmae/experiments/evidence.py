@@ -80,7 +80,7 @@ class Interval(NamedTuple):
     def __str__(self) -> str:
         "In per cent."
         mean, low, high = (100 * value for value in self[:3])
-        return f"{mean:5.1f}" + (f" ({low:.1f} to {high:.1f})" if self.runs > 1 else "")
+        return f"{mean:5.1f}" + (f" ({low:.1f} to {high:.1f})" if math.isfinite(low) else "")
 
 
 def mean_interval(

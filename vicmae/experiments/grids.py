@@ -97,7 +97,10 @@ def _gaps() -> dict[str, dict[str, Any]]:
     return {
         f"τ = {tau:g}, gap {gap}": {"tau": tau, "frames": f"gap:{gap}" if gap else "same"}
         for tau in _TAUS
-        for gap in (0, *_GAPS)
+        for gap in (0, *_GAPS, *((3, 6) if tau in (0.2, 0.4) else ()))
+    } | {
+        f"background still, gap {gap}": {"still": "background", "frames": rule}
+        for gap, rule in ((0, "same"), (8, "gap:8"))
     }
 
 
