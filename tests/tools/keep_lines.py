@@ -3,7 +3,7 @@
 Lines of experiments, variants and changes that the package knows are added to those that it has; a
 line that is there already (experiment, variant, seed) is replaced. --commit NAME is noted on lines
 that name none (made from a copy without its history).
---back FOLDER writes those of the package as FOLDER/EXPERIMENT.jsonl, to be gone on with.
+--back FOLDER writes those of the package as FOLDER/EXPERIMENT.jsonl to go on.
 """
 import gzip
 import json
@@ -19,9 +19,13 @@ def back(folder):
     "The other way."
     folder.mkdir(parents=True, exist_ok=True)
     with gzip.open(KEPT, "rt", encoding="utf-8") as file:
-        for text in file.read().splitlines():
-            with open(folder / f"{json.loads(text)['experiment']}.jsonl", "a") as out:
-                out.write(text + "\n")
+        texts = file.read().splitlines()
+    for name in EXPERIMENTS:
+        mine = [text + "\n" for text in texts if json.loads(text)["experiment"] == name]
+        path = folder / f"{name}.jsonl"
+        if path.exists():
+            sys.exit(f"{path} is there, and may hold newer runs: name another folder")
+        path.write_text("".join(mine), encoding="utf-8")
 
 
 def main(args):

@@ -85,9 +85,9 @@ def finetuning_flops(model: str, frames: int = 1) -> float:
 
 def detection_flops(model: str) -> float:
     "Of one picture of 1,024 pixels in ViTDet: windows of 14 x 14, four global blocks; no heads."
-    width, depth = SHAPES[model]
-    windows = (1024 / 16 / 14) ** 2
-    return 3 * (windows * block_flops(196, width, depth) + 4 * 4.0 * 4096**2 * width)
+    (width, depth), tokens = SHAPES[model], 4096
+    attention = 4.0 * tokens * width * (196 * (depth - 4) + tokens * 4)
+    return 3 * (24.0 * tokens * width**2 * depth + attention)
 
 
 class Cost(NamedTuple):

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -64,9 +65,10 @@ def shared_lines(
     kind, known = hardware(device).split(",")[0], {}
     for name, experiment in EXPERIMENTS.items():
         for line in read_rows(folder / f"{name}.jsonl").rows:
-            if name == line["experiment"] and line["hardware"].split(",")[0] == kind:
-                run = _all_values(line["changes"]), line["seed"]
-                known.setdefault(run, {})[experiment.measures] = line
+            if name == line.get("experiment") and str(line.get("hardware")).split(",")[0] == kind:
+                with suppress(BadValue, TypeError):  # of another version: it stops nobody
+                    run = _all_values(line.get("changes")), line.get("seed")
+                    known.setdefault(run, {})[experiment.measures] = line
     found = {}
     for i, item in enumerate(items):
         asked = get_experiment(item.experiment).measures
