@@ -249,7 +249,8 @@ def hardware(device: str = "cpu") -> str:
     if os.path.exists("/proc/cpuinfo"):
         lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
         name = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), name)
-    return f"{name}, 1 thread"
+    units = torch.backends.cpu.get_cpu_capability()  # last digits depend on its vectors' width
+    return f"{name} {units}, 1 thread"
 
 
 @contextmanager
