@@ -42,7 +42,8 @@ def stored_lines(
 
 def probe_of(line: Mapping[str, Any], label: str = "linear") -> float:
     "A run's probe of the features that its loss trained: [CLS] where it asked [CLS]."
-    return line[f"cls_{label}" if line["changes"].get("pool") == "cls" else label]
+    pool = line["changes"].get("pool", "mean")
+    return line[label if pool == "mean" else f"{pool}_{label}"]
 
 
 def values_of(

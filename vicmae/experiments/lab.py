@@ -205,8 +205,8 @@ def spread(
     "Measures that need no label, of features of unseen clips; and the features' spectrum."
     where = np.linspace(0, config.num_frames - 1, APART).round().astype(int)
     images = torch.from_numpy(np.ascontiguousarray(ask.frames[:CLIPS, where]))
-    pool = "cls" if config.pool == "cls" else "mean"
-    x = extract_features(model, images.flatten(0, 1), pool=pool).unflatten(0, (-1, APART))
+    x = extract_features(model, images.flatten(0, 1), pool=config.pool)
+    x = x.unflatten(0, (-1, APART))
     found = {"rankme": rankme(x.flatten(0, 1)), "lidar": lidar(x)}
     found |= {name: float(value) for name, value in collapse_measures(x[:, :: APART - 1]).items()}
     sigma = torch.linalg.svdvals((x.flatten(0, 1) - x.mean((0, 1))).double())
@@ -353,7 +353,9 @@ def run_lab(
     train_lab(model, config, Reels(clips, pictures), trace, where)
     trained = time.perf_counter() - begun
     found = judge(model, learn, ask)
-    found |= {f"cls_{name}": value for name, value in judge(model, learn, ask, "cls").items()}
+    for pool in {"cls", config.pool} - {"mean"}:  # [CLS], and what the loss was given
+        own = judge(model, learn, ask, pool)
+        found |= {f"{pool}_{name}": value for name, value in own.items()}
     found |= _besides(model, config, measures, folder)
     keep(model)
     return {
