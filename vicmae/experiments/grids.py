@@ -265,6 +265,7 @@ EXPERIMENTS = _grid(
             "same frame": {"frames": "same", **_LONGER},
             "contrast": {**_ALONE, **_LONGER},
             "reconstruction": {"lam": 0.0, **_LONGER},
+            "labels of 2 ranks": {"ranks": 2, **_LONGER},
         },
         "both",
         2,
