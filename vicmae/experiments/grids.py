@@ -171,6 +171,7 @@ EXPERIMENTS = _grid(
             "clips: colour": {**_COLOUR, **_FLAT},
             "clips: both": _COLOUR,
             "clips: none": _FLAT,
+            "3,000 clips: spatial": {"clips": 3000},
             "half pictures: spatial": {**_MIXED, **_NO_COLOUR},
             "half pictures: colour": {**_MIXED, **_COLOUR, **_FLAT},
             "half pictures: both": {**_MIXED, **_COLOUR},
