@@ -267,6 +267,8 @@ EXPERIMENTS = _grid(
             "contrast": {**_ALONE, **_LONGER},
             "reconstruction": {"lam": 0.0, **_LONGER},
             "labels of 2 ranks": {"ranks": 2, **_LONGER},
+            "clips with colour": {**_COLOUR, **_LONGER},
+            "half pictures": {**_MIXED, **_LONGER},
         },
         "both",
         2,
