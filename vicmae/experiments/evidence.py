@@ -170,10 +170,12 @@ def table(
     rows = []
     for name in experiment.variants:
         if name in found:
+            runs = list(found[name].values())
+            spread = None if len(runs) > 2 else math.nan  # of two runs it is wider than the scale
             rows.append(
                 {
                     "variant": name,
-                    "value": mean_interval(list(found[name].values())),
+                    "value": mean_interval(runs, spread),
                     "difference": differences.get(name),
                     "paper": experiment.paper.get(name),
                 }
