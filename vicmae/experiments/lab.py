@@ -353,7 +353,7 @@ def run_lab(
     train_lab(model, config, Reels(clips, pictures), trace, where)
     trained = time.perf_counter() - begun
     found = judge(model, learn, ask)
-    for pool in {"cls", config.pool} - {"mean"}:  # [CLS], and what the loss was given
+    for pool in sorted({"cls", config.pool} - {"mean"}):  # and what the loss was given
         own = judge(model, learn, ask, pool)
         found |= {f"{pool}_{name}": value for name, value in own.items()}
     found |= _besides(model, config, measures, folder)
